@@ -1,0 +1,1 @@
+"""Builds every room and owns the running process."""

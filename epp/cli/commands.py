@@ -1,0 +1,39 @@
+"""The table of commands. Each lives in a file of its own that is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+COMMANDS = {
+    "serve": "epp.cli.serve:serve",
+    "check": "epp.cli.check:check",
+    "plugins": "epp.cli.plugins:plugins",
+    "route": "epp.cli.route:route",
+    "sim": "epp.cli.sim:sim",
+    "load": "epp.cli.load:load",
+    "demo": "epp.cli.demo:demo",
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module on first use, so that `epp load` does not pay for grpc."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        target = COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        module, _, attribute = target.partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="inference-epp", prog_name="epp")
+def epp() -> None:
+    """Picks the model server for every request of an Envoy-based inference gateway, and says why."""

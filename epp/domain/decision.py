@@ -1,0 +1,81 @@
+"""A decision and its reasons, as one value. Logs, spans, debug pages and answer headers are views of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from epp.domain.endpoint import Endpoint
+from epp.domain.snapshot import Floats, Ints, Snapshot
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drop:
+    """What one filter removed: rows of the snapshot."""
+
+    filter: str
+    rows: Ints
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Score:
+    """Raw answers of one scorer, aligned with ProfileRun.rows, already clamped to [0, 1]."""
+
+    scorer: str
+    weight: float
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProfileRun:
+    """One profile of one decision."""
+
+    profile: str
+    candidates: Ints
+    """Rows of the snapshot that entered."""
+    drops: tuple[Drop, ...]
+    rows: Ints
+    """Rows that were scored."""
+    scores: tuple[Score, ...]
+    totals: Floats
+    """Weighted sums, aligned with rows."""
+    picked: tuple[int, ...]
+    """Rows in rank order; empty when the filters left none."""
+    picker: str = ""
+    faults: tuple[tuple[str, str], ...] = ()
+    """(plugin, what went wrong): the plugin's answer was left out or clamped."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Decision:
+    """Where a request goes and why. `endpoints` is in rank order; the first is the primary."""
+
+    request_id: str
+    at: float
+    """Monotonic seconds."""
+    model: str
+    target_model: str
+    snapshot: Snapshot
+    endpoints: tuple[Endpoint, ...]
+    primary: str
+    """Name of the profile whose endpoints were chosen."""
+    runs: tuple[ProfileRun, ...]
+    input_tokens: int
+    cached_tokens: int
+    """Prompt tokens that we believe the primary endpoint has in its cache."""
+    seed: int = 0
+    """Seed of the random generator that the pickers used."""
+    attributes: dict[str, Floats] = field(default_factory=dict)
+    """What data producers computed (for example `prefix-match-tokens`), aligned with the snapshot's rows."""
+
+    @property
+    def uncached_tokens(self) -> int:
+        return max(0, self.input_tokens - self.cached_tokens)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.endpoints[0]
+
+    @property
+    def destination(self) -> str:
+        """Value of x-gateway-destination-endpoint."""
+        return ",".join(endpoint.authority for endpoint in self.endpoints)

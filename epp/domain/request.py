@@ -1,0 +1,109 @@
+"""A parsed request: everything that admission, scheduling and accounting may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Api(StrEnum):
+    """Which wire format the body has; `usage` in its answers is read accordingly."""
+
+    CHAT = "chat"
+    COMPLETIONS = "completions"
+    RESPONSES = "responses"
+    CONVERSATIONS = "conversations"
+    EMBEDDINGS = "embeddings"
+    IMAGES = "images"
+    RERANK = "rerank"
+    AUDIO = "audio"
+    ANTHROPIC = "anthropic"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    VLLM_GRPC = "vllm-grpc"
+    OPAQUE = "opaque"
+    """Nothing of the body is known (passthrough, bodiless requests)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What is known when the headers have come. Names are lower case; of repeated ones the last counts."""
+
+    headers: Mapping[str, str]
+    method: str
+    path: str
+    """Without the query."""
+    request_id: str
+    received_at: float
+    """Monotonic seconds."""
+    has_body: bool = True
+    subset: tuple[str, ...] | None = None
+    """Endpoints (ip or ip:port) that the gateway allows; None when it did not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt to be prefilled: flattened text as UTF-8, or token ids. Exactly one of the two is set.
+
+    Text counts as one token for every 4 bytes (the reference's estimate).
+    """
+
+    text: bytes = b""
+    tokens: NDArray[np.uint32] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens; an estimate for text."""
+        return len(self.tokens) if self.tokens is not None else (len(self.text) + 3) // 4
+
+
+@dataclass(slots=True)
+class Request:
+    """One request after parsing. The director fills target_model, priority and fairness_id."""
+
+    head: RequestHead
+    api: Api
+    model: str
+    """As the client named it; empty where the API has none."""
+    target_model: str
+    """After a rewrite; equal to `model` without one."""
+    size_bytes: int
+    stream: bool = False
+    prompts: tuple[Prompt, ...] = ()
+    cache_salt: str = ""
+    max_output_tokens: int | None = None
+    previous_response_id: str = ""
+    """A `/v1/responses` id that this request continues, reads or deletes."""
+    skip_response: bool = False
+    """The answer is of no interest (count_tokens and the like)."""
+    model_span: tuple[int, int] | None = None
+    """Bytes [start, end) of the model's JSON string in the body, quotes included."""
+    priority: int = 0
+    fairness_id: str = "default-flow"
+    input_tokens: int = field(init=False)
+    """Sum over prompts; an estimate for text."""
+
+    def __post_init__(self) -> None:
+        self.input_tokens = sum(prompt.length for prompt in self.prompts)
+
+    @property
+    def id(self) -> str:
+        return self.head.request_id
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self.head.headers
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts that the engine reported in its answer. None: not reported."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cached_tokens: int | None = None
