@@ -43,6 +43,10 @@ class Cycle:
     """By the name of the producer that computed it."""
     columns: dict[str, Floats] = field(default_factory=dict)
     """Further columns of producers, aligned with the snapshot's rows."""
+    profiles: Sequence[str] = ()
+    """Names of the configured profiles, in their order."""
+    state: dict[str, object] = field(default_factory=dict)
+    """What a plugin keeps between its own calls in this cycle, by its instance name."""
 
 
 @runtime_checkable
@@ -102,6 +106,22 @@ class AnswerObserver(Protocol):
 class StateDumper(Protocol):
     def dump_state(self) -> Mapping[str, Any]:
         """JSON-ready state for /debug/plugins/state."""
+
+
+@runtime_checkable
+class OutputEstimator(Protocol):
+    def expected_output(self, request: Request) -> int:
+        """Output tokens that this request will probably need; what the ledger should expect for it."""
+
+
+class PluginSink(Protocol):
+    """Where the run reports what plugins cost and how they fail. Called on the request path: be quick."""
+
+    def timed(self, extension_point: str, type_name: str, name: str, seconds: float) -> None:
+        """One call of one plugin."""
+
+    def fault(self, extension_point: str, type_name: str, name: str, what: str) -> None:
+        """A plugin raised or gave a wrong answer, and the request went on without it."""
 
 
 P = TypeVar("P", bound=msgspec.Struct)

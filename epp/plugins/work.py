@@ -1,0 +1,134 @@
+"""The default policy: send a request where the least work stands before it, counted in prompt tokens."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from epp.domain.snapshot import NEVER, Floats, Ints, Snapshot
+from epp.plugins.signals import uncached_tokens
+from epp.scheduling.columns import least
+from epp.scheduling.contract import BuildContext, Cycle, PluginType
+
+
+class ExpectedWorkParameters(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
+):
+    """Weights of the cost; the defaults are those measured best in trace replays at three loads."""
+
+    backlog_weight: Annotated[
+        float, Meta(ge=0, description="cost of one uncached prompt token already sent and not yet answered")
+    ] = 1.0
+    uncached_weight: Annotated[
+        float, Meta(ge=0, description="cost of one token of this prompt that the endpoint has not cached")
+    ] = 3.0
+    running_tokens: Annotated[
+        float, Meta(ge=0, description="cost of one unfinished request, in prompt tokens")
+    ] = 128.0
+    prefix_match_info_producer_name: Annotated[
+        str, Meta(description="producer of prefix matches; empty for the approximate one")
+    ] = ""
+
+
+class ForeignRequests:
+    """Requests at an endpoint that are not ours: scraped running + waiting minus ours, never below 0.
+
+    A scrape is compared with our own count once, at the first decision that sees it, and the difference
+    holds until the next scrape of that endpoint. So what we send after the scrape hides no foreign request,
+    and what ends after it appears as none. Between the scrape and that first decision (a snapshot period at
+    load) both errors remain, each of at most the requests that came or went in it.
+    """
+
+    def __init__(self) -> None:
+        self._version = -1
+        self._endpoints: object = None
+        self._scraped_at = np.full(0, NEVER)
+        self._count = np.zeros(0)
+        self._any = False
+
+    def at(self, cycle: Cycle) -> Floats | None:
+        """One count per row of the snapshot, 0 where metrics are stale; None when there are none at all."""
+        snapshot = cycle.snapshot
+        if snapshot.version != self._version or snapshot.endpoints is not self._endpoints:
+            self._take(cycle, snapshot)
+        if not self._any:
+            return None
+        return self._count[snapshot.slots] * snapshot.fresh(cycle.now)
+
+    def _take(self, cycle: Cycle, snapshot: Snapshot) -> None:
+        slots = snapshot.slots
+        size = int(np.max(slots)) + 1 if len(slots) else 0
+        if size > len(self._count):
+            grow = size - len(self._count)
+            self._count = np.concatenate((self._count, np.zeros(grow)))
+            self._scraped_at = np.concatenate((self._scraped_at, np.full(grow, NEVER)))
+        ours = cycle.inflight.requests(slots)
+        there = np.maximum(snapshot.running + snapshot.waiting - ours, 0.0)
+        new = snapshot.scraped_at != self._scraped_at[slots]
+        changed = slots[new]
+        self._count[changed] = there[new]
+        self._scraped_at[changed] = snapshot.scraped_at[new]
+        self._version = snapshot.version
+        self._endpoints = snapshot.endpoints
+        self._any = bool(self._count[slots].any())
+
+    def forget(self, slot: int) -> None:
+        if slot < len(self._count):
+            self._count[slot] = 0.0
+            self._scraped_at[slot] = NEVER
+
+
+class ExpectedWork:
+    """cost = backlog + 3 x uncached + 128 x running, in tokens; score = (1 + least cost) / (1 + cost).
+
+    Alone it is the exact argmin, and in (0, 1] it can be weighed with others. A foreign request costs what
+    one of ours costs on average, so that two pickers on one pool do not herd.
+    """
+
+    def __init__(self, parameters: ExpectedWorkParameters) -> None:
+        self._p = parameters
+        self._foreign = ForeignRequests()
+
+    def cost(self, cycle: Cycle, rows: Ints) -> Floats:
+        """Tokens of work before this request would be through its prefill, one value per row."""
+        p = self._p
+        slots = cycle.snapshot.slots[rows]
+        ours = cycle.inflight.requests(slots)
+        cost = cycle.inflight.prefill_tokens(slots) * p.backlog_weight
+        cost += ours * p.running_tokens
+        foreign = self._foreign.at(cycle)
+        if foreign is not None:
+            count = ours.sum()
+            average = cost.sum() / count if count > 0 else p.running_tokens
+            cost += foreign[rows] * average
+        cost += uncached_tokens(cycle, rows, p.prefix_match_info_producer_name) * p.uncached_weight
+        return cost
+
+    def score(self, cycle: Cycle, rows: Ints) -> Floats:
+        cost = self.cost(cycle, rows)
+        cost += 1.0
+        if not len(cost):
+            return cost
+        scores: Floats = least(cost) / cost
+        return scores
+
+    def forget(self, slot: int) -> None:
+        self._foreign.forget(slot)
+
+
+def _build(parameters: ExpectedWorkParameters, context: BuildContext) -> ExpectedWork:
+    return ExpectedWork(parameters)
+
+
+PLUGINS = (
+    PluginType(
+        "expected-work-scorer",
+        ExpectedWorkParameters,
+        _build,
+        "least expected work in tokens: prefill backlog, uncached prompt, running requests",
+        needs=("approx-prefix-cache-producer",),
+    ),
+)
