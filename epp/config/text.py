@@ -1,0 +1,161 @@
+"""YAML (or JSON) text -> plain values, and for every value and key its line and column.
+
+Stricter than YAML where YAML surprises: duplicate keys, several documents, unknown tags, infinities and NaN are
+problems; dates, base-60 numbers and numbers with leading zeros stay text. Size, depth and expansion by
+aliases are bounded.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, ClassVar
+
+import yaml
+
+from epp.config.problems import ConfigError, Mark, Path, Problem, Report
+
+MAX_CHARACTERS = 1 << 20
+MAX_DEPTH = 64
+MAX_NODES = 100_000
+"""After expansion of aliases."""
+
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+for _name, _pattern, _first in (
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$", "tTfFyYnNoO"),
+    ("int", r"^(?:[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+)$", "-+0123456789"),
+    (
+        "float",
+        r"^(?:[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        "-+0123456789.",
+    ),
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("merge", r"^<<$", "<"),
+):
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(_pattern), list(_first))  # type: ignore[no-untyped-call]
+
+_ZERO_LED = re.compile(r"^[-+]?0[0-9]")
+_TRUE = frozenset({"true", "yes", "on"})
+
+
+def parse(text: str, source: str) -> tuple[Any, Report]:
+    """The document's value and a report that knows its lines.
+
+    Raises ConfigError when the text is not one well-formed document; lesser problems (duplicate keys, NaN)
+    are in the report and the value goes on without them.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ConfigError([Problem(source, None, (), f"longer than {MAX_CHARACTERS} characters")])
+    try:
+        node = _compose(text)
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark or error.context_mark
+        mark = Mark(at.line + 1, at.column + 1) if at else None
+        words = ", ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigError([Problem(source, mark, (), f"not valid YAML: {words}")]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([Problem(source, None, (), f"not valid YAML: {error}")]) from error
+    except RecursionError as error:
+        raise ConfigError([Problem(source, None, (), f"nested deeper than {MAX_DEPTH} levels")]) from error
+    reader = _Reader(source)
+    value = reader.value(node, ()) if node is not None else None
+    return value, reader.report
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    try:
+        node: yaml.Node | None = loader.get_single_node()  # type: ignore[no-untyped-call]
+        return node
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+
+
+class _Reader:
+    def __init__(self, source: str) -> None:
+        self._marks: dict[Path, Mark] = {}
+        self._keys: dict[Path, Mark] = {}
+        self._nodes = 0
+        self.report = Report(source, self._marks, self._keys)
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self._nodes += 1
+        mark = _mark(node)
+        if self._nodes > MAX_NODES:
+            raise ConfigError([Problem(self.report.source, mark, (), f"more than {MAX_NODES} values")])
+        if len(path) > MAX_DEPTH:
+            raise ConfigError([Problem(self.report.source, mark, (), f"nested deeper than {MAX_DEPTH} levels")])
+        self._marks[path] = mark
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+        return self._scalar(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        built: dict[str, Any] = {}
+        merged: list[yaml.Node] = []
+        for key, item in node.value:
+            if key.tag == _TAG + "merge":
+                merged += item.value if isinstance(item, yaml.SequenceNode) else [item]
+                continue
+            if not isinstance(key, yaml.ScalarNode):
+                self._keys[path] = _mark(key)
+                self.report.error(path, "a key must be a plain word", key=True)
+                continue
+            at = (*path, str(key.value))
+            if key.value in built:
+                first = self._keys[at].line
+                self._keys[at] = _mark(key)
+                self.report.error(at, f"duplicate key '{key.value}', first used in line {first}", key=True)
+                continue
+            self._keys[at] = _mark(key)
+            built[str(key.value)] = self.value(item, at)
+        for source in merged:
+            self._merge(source, built, path)
+        return built
+
+    def _merge(self, node: yaml.Node, into: dict[str, Any], path: Path) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            self.report.error(path, "'<<' takes a mapping")
+            return
+        for key, item in node.value:
+            at = (*path, str(key.value))
+            if key.tag == _TAG + "merge":
+                self._merge(item, into, path)
+            elif key.value not in into:
+                self._keys[at] = _mark(key)
+                into[str(key.value)] = self.value(item, at)
+
+    def _scalar(self, node: yaml.Node, path: Path) -> Any:
+        tag, text = node.tag.removeprefix(_TAG), str(node.value)
+        if tag == "null":
+            return None
+        if tag == "bool":
+            return text.lower() in _TRUE
+        if tag in ("int", "float") and len(text) > 64:
+            self.report.error(path, "a number of more than 64 digits")
+            return None
+        if tag == "int":
+            return int(text, 0) if text[:2] in ("0x", "0o", "0b") else int(text)
+        if tag == "float" and not _ZERO_LED.match(text):
+            bare = text.lower().replace(".inf", "inf").replace(".nan", "nan")
+            number = float(bare)
+            if not math.isfinite(number):
+                self.report.error(path, f"'{text}' is not a finite number")
+                return None
+            return number
+        if tag not in ("str", "float", "merge"):
+            self.report.error(path, f"the YAML tag '{node.tag}' has no meaning here")
+            return None
+        return text
+
+
+def _mark(node: yaml.Node) -> Mark:
+    return Mark(node.start_mark.line + 1, node.start_mark.column + 1)
