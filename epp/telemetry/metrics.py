@@ -1,0 +1,249 @@
+"""The picker's metrics: one object that every room writes to and the metrics page reads from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import exposition as prometheus_text
+from prometheus_client.openmetrics import exposition as openmetrics_text
+
+from epp.domain.endpoint import Endpoint
+from epp.domain.errors import Refused
+from epp.domain.views import Clock, Ending, InflightView, SnapshotSource
+from epp.telemetry import table
+from epp.telemetry.pool import Pool
+from epp.telemetry.render import EOF, render
+from epp.telemetry.series import OTHER, Cell, Histogram, Key, Names, RequestMeter
+from epp.telemetry.table import TABLE, Kind, Metric
+
+NAMES_MAX = 1000
+"""Distinct model names and fairness ids that are shown; the reference's limit."""
+METERS_MAX = 2000
+"""Label sets of requests; from there on the fairness id is left out, from twice that on everything is."""
+CELLS_MAX = 10_000
+"""Label sets of any other metric."""
+
+_REQUEST_CELLS: dict[str, Callable[[RequestMeter], Iterable[Cell]]] = {
+    table.REQUESTS.name: lambda m: ((m.key, m.requests),) if m.requests else (),
+    table.ERRORS.name: lambda m: [((*m.key, code), count) for code, count in m.errors.items()],
+    table.DURATION.name: lambda m: ((m.key, m.duration),),
+    table.REQUEST_SIZE.name: lambda m: ((m.key, m.request_size),),
+    table.ANSWER_SIZE.name: lambda m: ((m.key, m.answer_size),),
+    table.INPUT_TOKENS.name: lambda m: ((m.key, m.input_tokens),),
+    table.OUTPUT_TOKENS.name: lambda m: ((m.key, m.output_tokens),),
+    table.CACHED_TOKENS.name: lambda m: ((m.key, m.cached_tokens),),
+    table.RUNNING.name: lambda m: ((m.key, m.running),) if m.requests else (),
+    table.NTPOT.name: lambda m: ((m.key, m.ntpot),),
+    table.TTFT.name: lambda m: (((*m.key, "true"), m.ttft_streaming), ((*m.key, "false"), m.ttft)),
+    table.TPOT.name: lambda m: ((m.key, m.tpot),),
+    table.ITL.name: lambda m: ((m.key, m.itl),),
+}
+
+
+class Metrics:
+    """Written by the event loop alone. `stream_metrics`: --enable-grpc-stream-metrics."""
+
+    def __init__(self, *, commit: str = "", build_ref: str = "", stream_metrics: bool = False) -> None:
+        self._models = Names(NAMES_MAX)
+        self._flows = Names(NAMES_MAX)
+        self._meters: dict[tuple[str, str, str, int | None], RequestMeter] = {}
+        self._numbers: dict[str, dict[Key, float]] = {}
+        self._histograms: dict[str, dict[Key, Histogram]] = {}
+        for metric in TABLE.values():
+            if metric.name in _REQUEST_CELLS:
+                continue
+            if metric.kind is Kind.HISTOGRAM:
+                cells: dict[Key, Histogram] = {}
+                if not metric.labels:
+                    cells[()] = Histogram(metric.bounds)
+                self._histograms[metric.name] = cells
+            else:
+                self._numbers[metric.name] = {}
+                if metric.kind is Kind.COUNTER and not metric.labels:
+                    self._numbers[metric.name][()] = 0
+        self._numbers[table.INFO.name][(commit, build_ref)] = 1
+        self._plugins = self._histograms[table.PLUGIN.name]
+        self._attempts = self._numbers[table.ATTEMPTS.name]
+        self._scheduling = self._histograms[table.SCHEDULING.name][()]
+        self.request_processing = self._histograms[table.REQUEST_PROCESSING.name][()]
+        """`.observe(seconds)`: from the request's headers until it went on to its endpoint."""
+        self.answer_processing = self._histograms[table.ANSWER_PROCESSING.name][()]
+        """`.observe(seconds)`: our own time on one answer, summed over its chunks."""
+        self._stream_duration = self._histograms[table.STREAM_DURATION.name][()]
+        self._streams = 0
+        self._sizes: dict[Key, Callable[[], float]] = {}
+        self._pools: dict[str, Pool] = {}
+        self._hidden = frozenset() if stream_metrics else table.STREAM_METRICS
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+        PlatformCollector(registry=self._process)
+        GCCollector(registry=self._process)
+
+    # -- wiring, once ------------------------------------------------------------------------------------
+
+    def pin_models(self, names: Iterable[str]) -> None:
+        """Model names that are shown whatever clients make up: those of the configuration and the pool."""
+        self._models.pin(names)
+
+    def watch_pool(
+        self,
+        name: str,
+        source: SnapshotSource,
+        inflight: InflightView,
+        clock: Clock,
+        fresh_s: float = 2.0,
+    ) -> None:
+        """Show this pool's gauges. `fresh_s`: --metrics-staleness-threshold."""
+        self._pools[name] = Pool(name, source, inflight, clock, fresh_s)
+
+    def watch_prefix_index(self, plugin_name: str, plugin_type: str, size: Callable[[], float]) -> None:
+        """Show the blocks that a prefix index holds; `size` is asked at every scrape."""
+        self._sizes[plugin_name, plugin_type] = size
+
+    # -- one request -------------------------------------------------------------------------------------
+
+    def request(self, model: str, target_model: str, fairness_id: str, priority: int | None) -> RequestMeter:
+        """The meter of these labels. Answer-only streams have ("", "", "", None)."""
+        meter = self._meters.get((model, target_model, fairness_id, priority))
+        return meter or self._admit(model, target_model, fairness_id, priority)
+
+    def _admit(self, model: str, target: str, flow: str, priority: int | None) -> RequestMeter:
+        model, target, flow = self._models(model), self._models(target), self._flows(flow)
+        if len(self._meters) >= METERS_MAX:
+            flow = OTHER
+        key = (model, target, flow, priority)
+        if len(self._meters) >= 2 * METERS_MAX and key not in self._meters:
+            key = (OTHER, OTHER, OTHER, None)
+        meter = self._meters.get(key)
+        if meter is None:
+            labels = (*key[:3], "" if key[3] is None else str(key[3]))
+            meter = self._meters[key] = RequestMeter(labels)
+        return meter
+
+    def refused(self, refused: Refused) -> None:
+        """A request that we answered ourselves; `meter.error` counts it by its labels."""
+        row = refused.reason.value
+        self._add(table.REFUSALS, (row.code, str(row.status)))
+
+    def ended(self, ending: Ending) -> None:
+        self._add(table.ENDINGS, (ending.value,))
+
+    def internal_error(self, where: str) -> None:
+        """A bug of ours; the caller logs the traceback."""
+        self._add(table.INTERNAL_ERRORS, (where,))
+
+    # -- scheduling --------------------------------------------------------------------------------------
+
+    def scheduled(self, seconds: float, target_model: str, endpoint: Endpoint | None) -> None:
+        """One scheduling decision; None when it ended without an endpoint."""
+        self._scheduling.observe(seconds)
+        model = self._models(target_model)
+        if endpoint is None:
+            key: Key = ("failure", model, "", "", "")
+        else:
+            key = ("success", model, endpoint.name, endpoint.namespace, str(endpoint.port))
+        count = self._attempts.get(key)
+        if count is None:
+            self._add(table.ATTEMPTS, key)
+        else:
+            self._attempts[key] = count + 1
+
+    def plugin_seconds(
+        self, extension_point: str, plugin_type: str, plugin_name: str, seconds: float
+    ) -> None:
+        histogram = self._plugins.get((extension_point, plugin_type, plugin_name))
+        if histogram is None:
+            histogram = self._histogram(table.PLUGIN, (extension_point, plugin_type, plugin_name))
+        histogram.observe(seconds)
+
+    def plugin_fault(self, plugin_name: str) -> None:
+        self._add(table.PLUGIN_FAULTS, (plugin_name,))
+
+    def prefix_lookup(self, plugin_name: str, plugin_type: str, ratio: float, hit_bytes: float) -> None:
+        """One look-up: the share of the prompt believed cached at the chosen endpoint, and its bytes."""
+        key = (plugin_name, plugin_type)
+        self._histogram(table.PREFIX_RATIO, key).observe(ratio)
+        self._histogram(table.PREFIX_BYTES, key).observe(hit_bytes)
+
+    def rewritten(self, rule: str, model: str, target_model: str) -> None:
+        self._add(table.REWRITES, (rule, self._models(model), self._models(target_model)))
+
+    # -- data layer, door, start -------------------------------------------------------------------------
+
+    def poll_error(self, source_type: str) -> None:
+        self._add(table.POLL_ERRORS, (source_type,))
+
+    def extract_error(self, source_type: str, extractor_type: str) -> None:
+        self._add(table.EXTRACT_ERRORS, (source_type, extractor_type))
+
+    def scrape_interval(self, seconds: float) -> None:
+        self._numbers[table.SCRAPE_INTERVAL.name][()] = seconds
+
+    def ejected(self) -> None:
+        """An endpoint is avoided from now on because real requests to it failed."""
+        self._add(table.EJECTIONS, ())
+
+    def stream_opened(self) -> None:
+        self._streams += 1
+
+    def stream_closed(self, code: str, seconds: float) -> None:
+        """`code`: gRPC status name such as `OK`."""
+        self._streams -= 1
+        self._stream_duration.observe(seconds)
+        self._add(table.STREAMS_ENDED, (code,))
+
+    def protocol_violation(self, kind: str) -> None:
+        self._add(table.VIOLATIONS, (kind,))
+
+    def config_notices(self, count: int) -> None:
+        self._numbers[table.CONFIG_NOTICES.name][()] = count
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def render(self, openmetrics: bool = False) -> Iterator[str]:
+        """The whole page in pieces; between two pieces the event loop may do other work."""
+        yield from render(self._families(), openmetrics)
+        if openmetrics:
+            process = openmetrics_text.generate_latest(self._process)  # type: ignore[no-untyped-call]
+            yield process.decode().removesuffix(EOF)
+            yield EOF
+        else:
+            yield prometheus_text.generate_latest(self._process).decode()
+
+    def _families(self) -> Iterator[tuple[str, Callable[[], Iterable[Cell]]]]:
+        for name, of_meter in _REQUEST_CELLS.items():
+            yield name, lambda of=of_meter: self._of_meters(of)  # type: ignore[misc]
+        for pool in tuple(self._pools.values()):
+            yield from pool.families()
+        yield table.PREFIX_SIZE.name, lambda: [(key, size()) for key, size in self._sizes.items()]
+        yield table.STREAMS.name, lambda: [((), self._streams)]
+        for name, numbers in self._numbers.items():
+            if numbers and name not in self._hidden:
+                yield name, numbers.items
+        for name, histograms in self._histograms.items():
+            if histograms and name not in self._hidden:
+                yield name, histograms.items
+
+    def _of_meters(self, of: Callable[[RequestMeter], Iterable[Cell]]) -> Iterator[Cell]:
+        for meter in self._meters.values():
+            for key, value in of(meter):
+                if not isinstance(value, Histogram) or value.count:
+                    yield key, value
+
+    # -- counting ----------------------------------------------------------------------------------------
+
+    def _add(self, metric: Metric, key: Key, by: float = 1) -> None:
+        cells = self._numbers[metric.name]
+        if key not in cells and len(cells) >= CELLS_MAX:
+            key = (OTHER,) * len(key)
+        cells[key] = cells.get(key, 0) + by
+
+    def _histogram(self, metric: Metric, key: Key) -> Histogram:
+        cells = self._histograms[metric.name]
+        histogram = cells.get(key)
+        if histogram is None:
+            if len(cells) >= CELLS_MAX:
+                key = (OTHER,) * len(key)
+            histogram = cells.setdefault(key, Histogram(metric.bounds))
+        return histogram

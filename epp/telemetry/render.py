@@ -1,0 +1,130 @@
+"""Cells -> Prometheus text, piece by piece, so that a big scrape never holds the event loop for long.
+
+Formats: Prometheus text 0.0.4 and OpenMetrics 1.0. Each metric is written under its name and again under
+every deprecated twin, summed over the labels that the twin lacks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate
+from types import MappingProxyType
+
+from prometheus_client.utils import floatToGoString
+
+from epp.telemetry.series import Cell, Histogram, Key
+from epp.telemetry.table import TABLE, Kind, Metric
+
+PIECE_LINES = 500
+"""About 0.2 ms of work."""
+TEXT = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+EOF = "# EOF\n"
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
+
+
+def go_float(value: float) -> str:
+    """A bound as Go's client writes it (`1`, `0.005`, `1.048576e+06`), so that series go on after a switch."""
+    return floatToGoString(value).removesuffix(".0")
+
+
+class View:
+    """One name under which a metric is written."""
+
+    def __init__(
+        self,
+        metric: Metric,
+        name: str,
+        labels: tuple[str, ...],
+        shown: tuple[str, ...],
+        help_: str,
+        buckets: tuple[float, ...],
+    ) -> None:
+        self.name = name
+        self.kind = metric.kind
+        self.help = help_
+        self._picked = tuple(metric.labels.index(label) for label in labels)
+        self._whole = self._picked == tuple(range(len(metric.labels)))
+        self._heads = tuple(f'{"," if i else ""}{label}="' for i, label in enumerate(shown))
+        self._bounds = tuple((metric.bounds.index(bound), f'le="{go_float(bound)}"}} ') for bound in buckets)
+
+    def header(self, openmetrics: bool) -> str:
+        family = self.name
+        if openmetrics and self.kind is Kind.COUNTER:
+            family = family.removesuffix("_total")
+        return f"# HELP {family} {self.help}\n# TYPE {family} {self.kind.value}\n"
+
+    def merged(self, cells: Iterable[Cell]) -> Iterable[Cell]:
+        """Cells by this view's labels; those that differ only in labels that it lacks are summed."""
+        if self._whole:
+            return cells
+        sums: dict[Key, float] = {}
+        histograms: dict[Key, Histogram] = {}
+        for key, value in cells:
+            short = tuple(key[i] for i in self._picked)
+            if isinstance(value, Histogram):
+                if short not in histograms:
+                    histograms[short] = Histogram(value.bounds)
+                histograms[short].add(value)
+            else:
+                sums[short] = sums.get(short, 0) + value
+        return [*sums.items(), *histograms.items()]
+
+    def lines(self, key: Key, value: float | Histogram) -> list[str]:
+        body = "".join(
+            f'{head}{label.translate(_ESCAPES)}"' for head, label in zip(self._heads, key, strict=True)
+        )
+        if not isinstance(value, Histogram):
+            return [f"{self.name}{{{body}}} {value!r}\n" if body else f"{self.name} {value!r}\n"]
+        below = list(accumulate(value.counts))
+        head = f"{self.name}_bucket{{{body}," if body else f"{self.name}_bucket{{"
+        lines = [f"{head}{tail}{below[i]}\n" for i, tail in self._bounds]
+        braces = f"{{{body}}}" if body else ""
+        lines.append(f'{head}le="+Inf"}} {below[-1]}\n')
+        lines.append(f"{self.name}_sum{braces} {value.total!r}\n{self.name}_count{braces} {below[-1]}\n")
+        return lines
+
+
+def _views(metric: Metric) -> tuple[View, ...]:
+    help_ = metric.help.translate(str.maketrans({"\\": "\\\\", "\n": "\\n"}))
+    own = View(metric, metric.name, metric.labels, metric.labels, f"[ALPHA] {help_}", metric.buckets)
+    twins = (
+        View(
+            metric,
+            twin.name,
+            twin.labels,
+            tuple(dict(twin.renamed).get(label, label) for label in twin.labels),
+            f"[ALPHA] [Deprecated: Use {metric.name}] {help_}",
+            twin.buckets or metric.buckets,
+        )
+        for twin in metric.twins
+    )
+    return (own, *twins)
+
+
+VIEWS: MappingProxyType[str, tuple[View, ...]] = MappingProxyType(
+    {name: _views(metric) for name, metric in TABLE.items()}
+)
+
+
+def render(families: Iterable[tuple[str, Callable[[], Iterable[Cell]]]], openmetrics: bool) -> Iterator[str]:
+    """Pieces of at most about PIECE_LINES lines. `families`: (metric name, cells now). No EOF mark.
+
+    One cell is never split, so a histogram is always consistent in itself.
+    """
+    piece: list[str] = []
+    for name, cells in families:
+        for view in VIEWS[name]:
+            # A list, since the event loop may add cells while we are suspended between two pieces.
+            now = tuple(view.merged(cells()))
+            if not now:
+                continue
+            piece.append(view.header(openmetrics))
+            for key, value in now:
+                piece += view.lines(key, value)
+                if len(piece) >= PIECE_LINES:
+                    yield "".join(piece)
+                    piece = []
+    if piece:
+        yield "".join(piece)
