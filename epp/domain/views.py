@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 from epp.domain.decision import Decision
-from epp.domain.errors import Answer
+from epp.domain.errors import Answer, Refused
 from epp.domain.request import RequestHead
 from epp.domain.snapshot import Floats, Ints, Snapshot
 
@@ -66,25 +66,41 @@ class Route:
     remove_headers: Sequence[str] = ()
     body: bytes | None = None
     """The whole new body when it was changed, else None: the received bytes go on."""
-    metadata: Mapping[str, float] | None = None
-    """Scores by `ip:port` for `x-gateway-destination-endpoint-scores`; None for none."""
+    scores: Mapping[str, float] | None = None
+    """By `ip:port`, for `x-gateway-destination-endpoint-scores`; None for none."""
     skip_response: bool = False
     """End the stream after the request phase."""
+
+
+Verdict: TypeAlias = Route | Answer
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderChange:
+    """What to change in the model server's headers."""
+
+    set: Sequence[tuple[str, str]] = ()
+    remove: Sequence[str] = ()
 
 
 class Call(Protocol):
     """One request on its way through the picker. The door calls; every call ends with exactly one `end`."""
 
+    def allow(self, subset: tuple[str, ...]) -> None:
+        """The gateway named the endpoints it allows after the headers had come."""
+
     def refuse_early(self) -> Answer | None:
         """At the headers: an answer if the request will be refused for certain, before its body is read."""
 
-    async def decide(self, body: bytes, *, truncated: bool = False) -> Route | Answer:
-        """With the whole body (empty for none); `truncated` when the gateway sent only a first part."""
+    def refuse(self, refused: Refused) -> Answer:
+        """The door itself refuses (a limit); counted like any other refusal."""
 
-    def answer_headers(
-        self, status: int, headers: Mapping[str, str], served: str | None
-    ) -> Sequence[tuple[str, str]]:
-        """At the model server's headers: answer headers to set. `served` is `ip:port` as the gateway says."""
+    def decide(self, body: bytes, *, truncated: bool = False) -> Verdict | Awaitable[Verdict]:
+        """With the whole body (empty for none); `truncated` when the gateway sent only a first part, or
+        nothing because it routes at the headers. An awaitable when the request has to wait."""
+
+    def answer_headers(self, status: int, headers: Mapping[str, str], served: str | None) -> HeaderChange:
+        """At the model server's headers. `served` is the `ip:port` that the gateway says it used."""
 
     def answer_chunk(self, chunk: bytes, last: bool) -> bytes | None:
         """At every piece of the answer: None to pass it on as it is, else what is sent instead."""

@@ -1,0 +1,171 @@
+"""Protobuf to pieces, actions to protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from envoy.config.core.v3 import base_pb2
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from google.protobuf import struct_pb2
+
+from epp.extproc.actions import (
+    Action,
+    BodyReply,
+    Fields,
+    HeadersReply,
+    Immediate,
+    Side,
+    StreamedReply,
+    Target,
+    TrailersReply,
+)
+from epp.extproc.exchange import DESTINATION, Message, Piece
+
+_SUBSET_NAMESPACE: Final = "envoy.lb.subset_hint"
+_SUBSET_KEY: Final = "x-gateway-destination-endpoint-subset"
+_LB_NAMESPACE: Final = "envoy.lb"
+_SERVED: Final = "x-gateway-destination-endpoint-served"
+_SCORES: Final = "x-gateway-destination-endpoint-scores"
+
+_MESSAGES: Final = {
+    "request_headers": Message.REQUEST_HEADERS,
+    "request_body": Message.REQUEST_BODY,
+    "request_trailers": Message.REQUEST_TRAILERS,
+    "response_headers": Message.ANSWER_HEADERS,
+    "response_body": Message.ANSWER_BODY,
+    "response_trailers": Message.ANSWER_TRAILERS,
+}
+_HEADER_MESSAGES: Final = (Message.REQUEST_HEADERS, Message.ANSWER_HEADERS)
+_BODY_MESSAGES: Final = (Message.REQUEST_BODY, Message.ANSWER_BODY)
+
+
+def decode(request: pb.ProcessingRequest) -> tuple[Message, Piece] | None:
+    """The message and its content; None when it holds none of the six kinds."""
+    kind = request.WhichOneof("request")
+    message = _MESSAGES.get(kind)
+    if message is None:
+        return None
+    content = getattr(request, kind)
+    metadata = request.HasField("metadata_context")
+    if message in _BODY_MESSAGES:
+        return message, Piece(
+            data=content.body,
+            end_of_stream=content.end_of_stream,
+            subset=_subset(request) if metadata and message is Message.REQUEST_BODY else None,
+        )
+    if message in _HEADER_MESSAGES:
+        # Envoy fills raw_value; the plain value is what older gateways send. Names come in lower case from
+        # HTTP/2 and Envoy; of repeated ones the last counts.
+        headers = {
+            field.key.lower(): field.raw_value.decode("utf-8", "replace") if field.raw_value else field.value
+            for field in content.headers.headers
+        }
+        if message is Message.REQUEST_HEADERS:
+            return message, Piece(
+                headers=headers,
+                end_of_stream=content.end_of_stream,
+                subset=_subset(request) if metadata else None,
+            )
+        served = (_served(request) if metadata else None) or headers.get(_SERVED)
+        return message, Piece(headers=headers, end_of_stream=content.end_of_stream, served=served)
+    return message, Piece(subset=_subset(request) if metadata else None)
+
+
+def _subset(request: pb.ProcessingRequest) -> tuple[str, ...] | None:
+    """The allowed endpoints: a list of strings, each possibly comma-joined, or one such string."""
+    spaces = request.metadata_context.filter_metadata
+    if _SUBSET_NAMESPACE not in spaces:
+        return None
+    fields = spaces[_SUBSET_NAMESPACE].fields
+    if _SUBSET_KEY not in fields:
+        return None
+    value = fields[_SUBSET_KEY]
+    kind = value.WhichOneof("kind")
+    if kind == "string_value":
+        texts: Sequence[str] = (value.string_value,)
+    elif kind == "list_value":
+        texts = [v.string_value for v in value.list_value.values if v.WhichOneof("kind") == "string_value"]
+    else:
+        return None
+    return tuple(part.strip() for text in texts for part in text.split(",") if part.strip())
+
+
+def _served(request: pb.ProcessingRequest) -> str | None:
+    spaces = request.metadata_context.filter_metadata
+    if _LB_NAMESPACE not in spaces:
+        return None
+    fields = spaces[_LB_NAMESPACE].fields
+    return fields[_SERVED].string_value or None if _SERVED in fields else None
+
+
+def encode(action: Action) -> pb.ProcessingResponse | None:
+    """The message for an action; None for those that end the stream without one."""
+    response = pb.ProcessingResponse()
+    if isinstance(action, StreamedReply):
+        body = response.response_body if action.side is Side.ANSWER else response.request_body
+        streamed = body.response.body_mutation.streamed_response
+        streamed.body = action.chunk
+        streamed.end_of_stream = action.last
+        target = action.target
+    elif isinstance(action, HeadersReply):
+        headers = response.request_headers if action.side is Side.REQUEST else response.response_headers
+        common = headers.response
+        _mutate(common, action.set, action.remove)
+        if action.target is not None:
+            common.clear_route_cache = True
+        target = action.target
+        headers.SetInParent()
+    elif isinstance(action, BodyReply):
+        body = response.request_body if action.side is Side.REQUEST else response.response_body
+        common = body.response
+        _mutate(common, action.set, action.remove)
+        if action.body is not None:
+            common.body_mutation.body = action.body
+        if action.target is not None:
+            common.clear_route_cache = True
+        target = action.target
+        body.SetInParent()
+    elif isinstance(action, TrailersReply):
+        trailers = response.request_trailers if action.side is Side.REQUEST else response.response_trailers
+        trailers.SetInParent()
+        target = action.target
+    elif isinstance(action, Immediate):
+        _immediate(response.immediate_response, action)
+        return response
+    else:
+        return None
+    if target is not None:
+        _put_target(response.dynamic_metadata, target)
+    return response
+
+
+def _mutate(common: pb.CommonResponse, fields: Fields, remove: Sequence[str]) -> None:
+    if fields:
+        common.header_mutation.set_headers.extend([_option(name, value) for name, value in fields])
+    if remove:
+        common.header_mutation.remove_headers.extend(remove)
+
+
+def _option(name: str, value: str) -> base_pb2.HeaderValueOption:
+    raw = value.encode("utf-8", "replace")
+    return base_pb2.HeaderValueOption(
+        header=base_pb2.HeaderValue(key=name, raw_value=raw),
+        append_action=base_pb2.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+
+
+def _immediate(immediate: pb.ImmediateResponse, action: Immediate) -> None:
+    immediate.status.code = action.answer.status
+    immediate.headers.set_headers.extend([_option(name, value) for name, value in action.answer.headers])
+    immediate.body = action.answer.body
+    immediate.details = f"epp_{action.answer.reason.name.lower()}"
+
+
+def _put_target(metadata: struct_pb2.Struct, target: Target) -> None:
+    fields = metadata.fields[_LB_NAMESPACE].struct_value.fields
+    fields[DESTINATION].string_value = target.destination
+    if target.scores is not None:
+        scores = fields[_SCORES].struct_value.fields
+        for authority, score in target.scores.items():
+            scores[authority].number_value = score

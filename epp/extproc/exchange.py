@@ -1,0 +1,416 @@
+"""One ext_proc stream as a state table without I/O: messages in, actions out.
+
+The request side and the answer side have a state each. TABLE says for every (state, message) which method
+takes it; a pair that is not there is an order that Envoy cannot produce, and ends the stream with a clear
+status. Envoy may skip any phase, may reply on its own while we decide (then the answer's headers overtake the
+request), may send a second end_of_stream, and may open a stream for the answer alone; all of these are rows.
+
+Request bodies, by Envoy's body mode:
+- FULL_DUPLEX (and unknown): nothing is answered before the whole body is here, since the headers' answer must
+  carry the endpoint; then headers, then the body in pieces.
+- BUFFERED, BUFFERED_PARTIAL: headers are answered empty, because Envoy sends the body only then; the body's
+  answer carries the endpoint.
+- STREAMED, NONE: routed at the headers; pieces are waved through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from epp.domain.errors import Answer, Reason, Refused
+from epp.domain.request import RequestHead
+from epp.domain.views import Call, Clock, Door, Ending, Route, Verdict
+from epp.extproc.actions import (
+    BODY_LIMIT_BYTES,
+    Action,
+    BodyMode,
+    BodyReply,
+    Close,
+    Fail,
+    HeadersReply,
+    Immediate,
+    Side,
+    StreamedReply,
+    Target,
+    TrailersReply,
+)
+
+DESTINATION = "x-gateway-destination-endpoint"
+_CONTENT_LENGTH = "content-length"
+_MAX_BODY_PIECES = 1 << 20
+"""A peer that sends millions of empty pieces is not Envoy."""
+
+
+class RequestState(Enum):
+    START = auto()
+    GATHER = auto()
+    """Headers seen (or skipped), the body is coming."""
+    DECIDING = auto()
+    PASS = auto()
+    """Routed."""
+    OVER = auto()
+    """Routed, and trailers seen."""
+    OVERTAKEN = auto()
+    """The answer began without our verdict; what still comes of the request is not looked at."""
+    CLOSED = auto()
+
+
+class AnswerState(Enum):
+    NONE = auto()
+    BODY = auto()
+    DONE = auto()
+    OVER = auto()
+    """Trailers seen."""
+
+
+class Message(Enum):
+    REQUEST_HEADERS = auto()
+    REQUEST_BODY = auto()
+    REQUEST_TRAILERS = auto()
+    ANSWER_HEADERS = auto()
+    ANSWER_BODY = auto()
+    ANSWER_TRAILERS = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Content of any message; what a message does not have stays at its default."""
+
+    headers: Mapping[str, str] | None = None
+    data: bytes = b""
+    end_of_stream: bool = False
+    subset: tuple[str, ...] | None = None
+    served: str | None = None
+
+
+class Exchange:
+    """Feed messages with `receive`, verdicts of waiting decisions with `decided`, the end with `over`."""
+
+    def __init__(
+        self, door: Door, clock: Clock, new_id: Callable[[], str], *, max_body_bytes: int = 64 << 20
+    ) -> None:
+        self._door = door
+        self._clock = clock
+        self._new_id = new_id
+        self._max_body_bytes = max_body_bytes
+        self.request_mode = BodyMode.UNKNOWN
+        self.answer_mode = BodyMode.UNKNOWN
+        self.request = RequestState.START
+        self.answer = AnswerState.NONE
+        self.pending: Awaitable[Verdict] | None = None
+        """A decision that has to wait; the transport awaits it and calls `decided`."""
+        self._call: Call | None = None
+        self._refused = False
+        self._failed = False
+        self._headers_owed = False
+        self._bodies_owed = 0
+        self._trailers_owed = False
+        self._pieces: list[bytes] = []
+        self._gathered = 0
+        self._out: list[Action] = []
+
+    @property
+    def waits_for_request(self) -> bool:
+        """The next move is Envoy's and the request is not complete: the time limit for uploads applies."""
+        return self.request in (RequestState.START, RequestState.GATHER) and self.answer is AnswerState.NONE
+
+    def learn_modes(self, request: int, answer: int) -> None:
+        """Body modes from `protocol_config` of the stream's first message."""
+        known = BodyMode._value2member_map_
+        self.request_mode = BodyMode(request) if request in known else BodyMode.UNKNOWN
+        self.answer_mode = BodyMode(answer) if answer in known else BodyMode.UNKNOWN
+
+    def receive(self, message: Message, piece: Piece) -> list[Action]:
+        """Actions in the order in which they are to be sent."""
+        state = self.request if message in _REQUEST_MESSAGES else self.answer
+        take = TABLE.get((state, message))
+        self._out = []
+        if take is None or self.request is RequestState.CLOSED:
+            self._violation(f"{message.name.lower()} in state {self.request.name}/{self.answer.name}")
+        else:
+            take(self, piece)
+        return self._out
+
+    def decided(self, verdict: Verdict) -> list[Action]:
+        """The verdict of a decision that was `pending`."""
+        self._out = []
+        self.pending = None
+        if self.request is RequestState.DECIDING:
+            self._apply(verdict)
+        return self._out
+
+    def refuse(self, refused: Refused) -> list[Action]:
+        """A limit of the transport was reached. Nothing, once the answer has begun."""
+        self._out = []
+        if self.request is not RequestState.CLOSED and self.answer is AnswerState.NONE:
+            self._immediate(self._opened().refuse(refused))
+        return self._out
+
+    def over(self, *, drained: bool = False) -> None:
+        """The stream ended: half-closed, reset or cut off by us."""
+        self._pieces = []
+        self.pending = None
+        self.request = RequestState.CLOSED
+        if self._call is not None:
+            self._call.end(Ending.DRAINED if drained else self._ending())
+            self._call = None
+
+    def _ending(self) -> Ending:
+        if self._failed:
+            return Ending.ERROR
+        if self._refused:
+            return Ending.REFUSED
+        if self.answer in (AnswerState.DONE, AnswerState.OVER) or self.answer_mode is BodyMode.NONE:
+            # Without answer bodies, the reset at the end of the request is all there is to see.
+            return Ending.NATURAL
+        return Ending.CLIENT_DISCONNECT
+
+    # --- request side -------------------------------------------------------------------------------------
+
+    def _request_headers(self, piece: Piece) -> None:
+        call = self._open(piece)
+        early = call.refuse_early()
+        if early is not None:
+            return self._immediate(early)
+        self._headers_owed = True
+        if piece.end_of_stream or self.request_mode in (BodyMode.NONE, BodyMode.STREAMED):
+            return self._decide(b"", truncated=not piece.end_of_stream)
+        if self.request_mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL):
+            self._headers_owed = False
+            self._out.append(HeadersReply(Side.REQUEST))
+        self.request = RequestState.GATHER
+        return None
+
+    def _first_body(self, piece: Piece) -> None:
+        """Envoy was told to skip the request headers."""
+        self._open(piece)
+        self.request = RequestState.GATHER
+        return self._request_body(piece)
+
+    def _request_body(self, piece: Piece) -> None:
+        self._allow(piece)
+        self._gathered += len(piece.data)
+        if self._gathered > self._max_body_bytes or len(self._pieces) > _MAX_BODY_PIECES:
+            text = f"the request body is larger than {self._max_body_bytes} bytes"
+            return self._immediate(self._opened().refuse(Refused(Reason.BODY_TOO_LARGE, text)))
+        if piece.data:
+            self._pieces.append(piece.data)
+        mode = self.request_mode
+        whole = mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL, BodyMode.STREAMED)
+        if piece.end_of_stream or whole:
+            self._bodies_owed = 1
+            # A whole body with trailers behind it does not carry end_of_stream either; parsed leniently then.
+            cut = whole and mode is not BodyMode.BUFFERED and not piece.end_of_stream
+            self._decide(b"".join(self._pieces), truncated=cut)
+        return None
+
+    def _late_body(self, piece: Piece) -> None:
+        """After the decision was asked for: pieces of STREAMED, or a second end_of_stream."""
+        if self.request_mode is BodyMode.STREAMED:
+            if self.request is RequestState.DECIDING:
+                self._bodies_owed += 1
+            else:
+                self._out.append(BodyReply(Side.REQUEST))
+        elif piece.data:
+            self._violation("request_body after the end of the request")
+
+    def _request_trailers(self, piece: Piece) -> None:
+        self._allow(piece)
+        self._trailers_owed = True
+        self._decide(b"".join(self._pieces), truncated=False)
+
+    def _late_trailers(self, piece: Piece) -> None:
+        if self.request is RequestState.DECIDING:
+            self._trailers_owed = True
+        else:
+            self.request = RequestState.OVER
+            self._out.append(TrailersReply(Side.REQUEST))
+
+    def _ignore(self, piece: Piece) -> None:
+        """Nothing is waiting for a reply."""
+
+    def _decide(self, body: bytes, *, truncated: bool) -> None:
+        self.request = RequestState.DECIDING
+        verdict = self._opened().decide(body, truncated=truncated)
+        if isinstance(verdict, Route | Answer):
+            self._apply(verdict)
+        else:
+            self.pending = verdict
+
+    def _apply(self, verdict: Verdict) -> None:
+        if isinstance(verdict, Answer):
+            return self._immediate(verdict)
+        self.request = RequestState.PASS
+        set_headers = [(DESTINATION, verdict.destination), *verdict.set_headers]
+        remove = list(verdict.remove_headers)
+        target: Target | None = Target(verdict.destination, verdict.scores)
+        duplex = self.request_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN)
+        if verdict.body is not None:
+            if duplex:
+                set_headers.append((_CONTENT_LENGTH, str(len(verdict.body))))
+            elif self.request_mode is BodyMode.BUFFERED_PARTIAL:
+                # More of the body follows behind the part that we changed.
+                remove.append(_CONTENT_LENGTH)
+        if self._headers_owed:
+            self._out.append(HeadersReply(Side.REQUEST, set_headers, remove, target))
+            set_headers, remove, target = [], [], None
+        if duplex:
+            self._echo(verdict.body, target)
+            target = None if self._bodies_owed or self._pieces else target
+        else:
+            for _ in range(self._bodies_owed):
+                self._out.append(BodyReply(Side.REQUEST, verdict.body, set_headers, remove, target))
+                set_headers, remove, target = [], [], None
+        if self._trailers_owed:
+            self.request = RequestState.OVER
+            self._out.append(TrailersReply(Side.REQUEST, target))
+        self._pieces = []
+        if verdict.skip_response:
+            self._out.append(Close())
+        return None
+
+    def _echo(self, body: bytes | None, target: Target | None) -> None:
+        """The body in pieces of at most BODY_LIMIT_BYTES; the received pieces go back as they came."""
+        if not self._bodies_owed and not self._pieces:
+            return
+        last = not self._trailers_owed
+        pieces = list(_split(self._pieces if body is None else [body])) or [b""]
+        for index, chunk in enumerate(pieces, 1):
+            self._out.append(StreamedReply(Side.REQUEST, chunk, last and index == len(pieces), target))
+            target = None
+
+    # --- answer side --------------------------------------------------------------------------------------
+
+    def _answer_headers(self, piece: Piece) -> None:
+        call = self._begin_answer()
+        headers = piece.headers or {}
+        status = headers.get(":status", "")
+        change = call.answer_headers(int(status) if status.isdigit() else 0, headers, piece.served)
+        self._out.append(HeadersReply(Side.ANSWER, change.set, change.remove))
+        if piece.end_of_stream:
+            self.answer = AnswerState.DONE
+            call.answer_chunk(b"", True)
+
+    def _answer_body(self, piece: Piece) -> None:
+        call = self._begin_answer()
+        # BUFFERED is one message; with trailers to come it does not carry end_of_stream.
+        last = piece.end_of_stream or self.answer_mode is BodyMode.BUFFERED
+        changed = call.answer_chunk(piece.data, last)
+        if self.answer_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN):
+            chunk = piece.data if changed is None else changed
+            if len(chunk) <= BODY_LIMIT_BYTES:
+                self._out.append(StreamedReply(Side.ANSWER, chunk, last))
+            else:
+                pieces = list(_split([chunk]))
+                self._out += [StreamedReply(Side.ANSWER, part, False) for part in pieces[:-1]]
+                self._out.append(StreamedReply(Side.ANSWER, pieces[-1], last))
+        else:
+            self._out.append(BodyReply(Side.ANSWER, changed))
+        if last:
+            self.answer = AnswerState.DONE
+
+    def _late_answer_body(self, piece: Piece) -> None:
+        """A second end_of_stream."""
+        if piece.data:
+            self._violation("response_body after the end of the answer")
+        elif self.answer_mode in (BodyMode.STREAMED, BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL):
+            self._out.append(BodyReply(Side.ANSWER))
+
+    def _answer_trailers(self, piece: Piece) -> None:
+        call = self._begin_answer()
+        if self.answer is AnswerState.BODY:
+            held_back = call.answer_chunk(b"", True)
+            if held_back and self.answer_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN):
+                self._out += [StreamedReply(Side.ANSWER, part, False) for part in _split([held_back])]
+        self._out.append(TrailersReply(Side.ANSWER))
+        self.answer = AnswerState.OVER
+
+    def _begin_answer(self) -> Call:
+        if self.answer is AnswerState.NONE:
+            self.answer = AnswerState.BODY
+            if self._call is None:
+                self._call = self._door.open_answer()
+            if self.request in (RequestState.START, RequestState.GATHER, RequestState.DECIDING):
+                # Envoy's own answer: nothing of the request is left to decide.
+                self.request = RequestState.OVERTAKEN
+                self.pending = None
+                self._pieces = []
+        return self._opened()
+
+    # --- both ---------------------------------------------------------------------------------------------
+
+    def _open(self, piece: Piece) -> Call:
+        headers = piece.headers or {}
+        path = headers.get(":path") or headers.get("x-original-path") or headers.get("x-forwarded-path")
+        head = RequestHead(
+            headers=headers,
+            method=headers.get(":method", "POST"),
+            path=(path or "/v1/completions").partition("?")[0],
+            request_id=headers.get("x-request-id") or self._new_id(),
+            received_at=self._clock(),
+            has_body=not (piece.end_of_stream and piece.headers is not None),
+            subset=piece.subset,
+        )
+        self._call = self._door.open(head)
+        return self._call
+
+    def _opened(self) -> Call:
+        if self._call is None:
+            self._call = self._door.open_answer()
+        return self._call
+
+    def _allow(self, piece: Piece) -> None:
+        if piece.subset is not None and self._call is not None:
+            self._call.allow(piece.subset)
+
+    def _immediate(self, answer: Answer) -> None:
+        self._refused = True
+        self.request = RequestState.CLOSED
+        self._pieces = []
+        self._out.append(Immediate(answer))
+        self._out.append(Close())
+
+    def _violation(self, message: str) -> None:
+        self.request = RequestState.CLOSED
+        self._failed = True
+        self.pending = None
+        self._pieces = []
+        self._out.append(Fail(f"a message that Envoy cannot send here: {message}"))
+
+
+def _split(pieces: Sequence[bytes]) -> list[bytes]:
+    parts: list[bytes] = []
+    for piece in pieces:
+        if len(piece) <= BODY_LIMIT_BYTES:
+            parts.append(piece)
+        else:
+            parts += [piece[at : at + BODY_LIMIT_BYTES] for at in range(0, len(piece), BODY_LIMIT_BYTES)]
+    return parts
+
+
+_REQUEST_MESSAGES = (Message.REQUEST_HEADERS, Message.REQUEST_BODY, Message.REQUEST_TRAILERS)
+
+_Take = Callable[[Exchange, Piece], None]
+R, A, M, E = RequestState, AnswerState, Message, Exchange
+TABLE: Mapping[tuple[RequestState | AnswerState, Message], _Take] = {
+    (R.START, M.REQUEST_HEADERS): E._request_headers,
+    (R.START, M.REQUEST_BODY): E._first_body,
+    (R.START, M.REQUEST_TRAILERS): E._late_trailers,
+    (R.GATHER, M.REQUEST_BODY): E._request_body,
+    (R.GATHER, M.REQUEST_TRAILERS): E._request_trailers,
+    (R.DECIDING, M.REQUEST_BODY): E._late_body,
+    (R.DECIDING, M.REQUEST_TRAILERS): E._late_trailers,
+    (R.PASS, M.REQUEST_BODY): E._late_body,
+    (R.PASS, M.REQUEST_TRAILERS): E._late_trailers,
+    (R.OVERTAKEN, M.REQUEST_BODY): E._ignore,
+    (R.OVERTAKEN, M.REQUEST_TRAILERS): E._ignore,
+    (A.NONE, M.ANSWER_HEADERS): E._answer_headers,
+    (A.NONE, M.ANSWER_BODY): E._answer_body,
+    (A.NONE, M.ANSWER_TRAILERS): E._answer_trailers,
+    (A.BODY, M.ANSWER_BODY): E._answer_body,
+    (A.BODY, M.ANSWER_TRAILERS): E._answer_trailers,
+    (A.DONE, M.ANSWER_BODY): E._late_answer_body,
+    (A.DONE, M.ANSWER_TRAILERS): E._answer_trailers,
+}

@@ -1,0 +1,280 @@
+"""The transport on grpc.aio: moves messages between a stream and its exchange, and enforces limits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any, Final, NoReturn
+
+import grpc
+import grpc.aio
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+
+from epp.domain.errors import Reason, Refused
+from epp.domain.views import Clock, Door
+from epp.extproc.actions import Action, Close, Fail
+from epp.extproc.codec import decode, encode
+from epp.extproc.exchange import Exchange
+from epp.extproc.transport import Limits, StreamSink, Tls
+
+SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+_SWEEP_S = 1.0
+# The published type stubs lack it.
+_EOF: Final[Any] = vars(grpc.aio)["EOF"]
+
+log = logging.getLogger("epp.extproc")
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class _Stream:
+    """One open stream, as the sweep for time limits sees it."""
+
+    __slots__ = ("exchange", "progress_at", "task", "timed_out")
+
+    def __init__(self, exchange: Exchange, now: float, task: asyncio.Task[None] | None) -> None:
+        self.exchange = exchange
+        self.progress_at = now
+        self.task = task
+        self.timed_out = False
+
+
+class GrpcioTransport:
+    """Serves Envoy's ExternalProcessor."""
+
+    def __init__(
+        self,
+        door: Door,
+        *,
+        address: str,
+        sink: StreamSink,
+        new_id: Callable[[], str],
+        limits: Limits | None = None,
+        tls: Callable[[], Tls] | None = None,
+        reload_tls: bool = False,
+        reflection: bool = False,
+        servicers: Sequence[Callable[[grpc.aio.Server], None]] = (),
+        max_send_bytes: int = -1,
+        clock: Clock = monotonic,
+    ) -> None:
+        self._door = door
+        self._address = address
+        self._sink = sink
+        self._new_id = new_id
+        self._limits = limits or Limits()
+        self._tls = tls
+        self._reload_tls = reload_tls
+        self._reflection = reflection
+        self._servicers = servicers
+        self._max_send_bytes = max_send_bytes
+        self._clock = clock
+        self._streams: set[_Stream] = set()
+        self._opened = 0
+        self._port = 0
+        self._server: grpc.aio.Server | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    @property
+    def open_streams(self) -> int:
+        return len(self._streams)
+
+    @property
+    def opened_streams(self) -> int:
+        return self._opened
+
+    async def start(self) -> None:
+        server = grpc.aio.server(
+            options=(
+                ("grpc.max_receive_message_length", self._limits.receive_bytes),
+                ("grpc.max_send_message_length", self._max_send_bytes),
+                ("grpc.so_reuseport", 0),
+                # Gateways keep their connection for days: answer their pings, however often.
+                ("grpc.http2.min_ping_interval_without_data_ms", 1000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            )
+        )
+        handler = grpc.stream_stream_rpc_method_handler(
+            self._process,
+            request_deserializer=pb.ProcessingRequest.FromString,
+            response_serializer=pb.ProcessingResponse.SerializeToString,
+        )
+        server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {"Process": handler}),)
+        )
+        for register in self._servicers:
+            register(server)
+        if self._reflection:
+            from grpc_reflection.v1alpha import reflection
+
+            reflection.enable_server_reflection((SERVICE, reflection.SERVICE_NAME), server)
+        try:
+            self._port = self._bind(server)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self._address}: {error}") from error
+        await server.start()
+        self._server = server
+        self._sweeper = asyncio.create_task(self._sweep(), name="extproc-sweep")
+
+    def _bind(self, server: grpc.aio.Server) -> int:
+        if self._tls is None:
+            return server.add_insecure_port(self._address)
+        source = self._tls
+        if not self._reload_tls:
+            pair = source()
+            return server.add_secure_port(
+                self._address, grpc.ssl_server_credentials([(pair.key, pair.certificate)])
+            )
+
+        def configuration() -> grpc.ServerCertificateConfiguration:
+            pair = source()
+            return grpc.ssl_server_certificate_configuration([(pair.key, pair.certificate)])
+
+        # The fetcher is asked at every handshake; `source` keeps the last good pair.
+        credentials = grpc.dynamic_ssl_server_credentials(configuration(), configuration)
+        return server.add_secure_port(self._address, credentials)
+
+    async def stop(self, grace_s: float) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._server is not None:
+            await self._server.stop(grace_s)
+
+    async def _sweep(self) -> None:
+        """Time limits, once a second for all streams instead of a timer for each message."""
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = self._clock()
+            for stream in tuple(self._streams):
+                uploading = stream.exchange.waits_for_request
+                limit = self._limits.progress_timeout_s if uploading else self._limits.answer_timeout_s
+                waiting = stream.exchange.pending is None and now - stream.progress_at > limit
+                if waiting and stream.task is not None and not stream.timed_out:
+                    stream.timed_out = True
+                    stream.task.cancel()
+
+    async def _process(self, _requests: object, context: Context) -> None:
+        began = self._clock()
+        exchange = Exchange(self._door, self._clock, self._new_id, max_body_bytes=self._limits.max_body_bytes)
+        stream = _Stream(exchange, began, asyncio.current_task())
+        self._opened += 1
+        self._sink.stream_opened()
+        code = "OK"
+        drained = False
+        crowded = len(self._streams) >= self._limits.max_streams
+        self._streams.add(stream)
+        try:
+            try:
+                if crowded:
+                    text = f"more than {self._limits.max_streams} requests are open"
+                    await self._send(context, exchange.refuse(Refused(Reason.TOO_MANY_STREAMS, text)))
+                else:
+                    await self._converse(context, stream)
+            except asyncio.CancelledError:
+                if not stream.timed_out or context.done():
+                    raise
+                code = await self._time_out(context, exchange)
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            drained = not context.cancelled()
+            raise
+        except grpc.aio.AbortError:
+            code = "INVALID_ARGUMENT"
+            raise
+        except Exception:
+            code = "INTERNAL"
+            self._sink.unhandled()
+            log.exception("a stream ended by a fault of ours")
+            raise
+        finally:
+            self._streams.discard(stream)
+            exchange.over(drained=drained)
+            self._sink.stream_closed(code, self._clock() - began)
+
+    async def _converse(self, context: Context, stream: _Stream) -> None:
+        exchange = stream.exchange
+        request = await context.read()
+        if request is _EOF:
+            return
+        if request.HasField("protocol_config"):
+            modes = request.protocol_config
+            exchange.learn_modes(modes.request_body_mode, modes.response_body_mode)
+        while request is not _EOF:
+            stream.progress_at = self._clock()
+            decoded = decode(request)
+            if decoded is None:
+                await self._abort(context, "a message that holds none of the six kinds")
+            if await self._send(context, exchange.receive(*decoded)):
+                return
+            if exchange.pending is None:
+                request = await context.read()
+                continue
+            request = await self._read_while_deciding(context, exchange)
+            if request is None:
+                return
+
+    async def _read_while_deciding(self, context: Context, exchange: Exchange) -> Any:
+        """The message after the verdict was sent; None when the stream is over.
+
+        Reading goes on meanwhile: a client that leaves is noticed, and an answer of Envoy's own (a route
+        timeout, say) ends the waiting.
+        """
+        pending = exchange.pending
+        if pending is None:
+            return await context.read()
+        deciding = asyncio.ensure_future(pending)
+        reading: asyncio.Future[Any] = asyncio.ensure_future(context.read())
+        try:
+            while True:
+                await asyncio.wait((reading, deciding), return_when=asyncio.FIRST_COMPLETED)
+                if deciding.done():
+                    over = await self._send(context, exchange.decided(deciding.result()))
+                    return None if over else await reading
+                request = reading.result()
+                if request is _EOF:
+                    return _EOF
+                decoded = decode(request)
+                if decoded is None:
+                    await self._abort(context, "a message that holds none of the six kinds")
+                if await self._send(context, exchange.receive(*decoded)):
+                    return None
+                reading = asyncio.ensure_future(context.read())
+                if exchange.pending is None:
+                    return await reading
+        finally:
+            deciding.cancel()
+            reading.cancel()
+
+    async def _send(self, context: Context, actions: Sequence[Action]) -> bool:
+        """True when the stream is over."""
+        for action in actions:
+            message = encode(action)
+            if message is not None:
+                await context.write(message)
+            elif isinstance(action, Fail):
+                await self._abort(context, action.message)
+            elif isinstance(action, Close):
+                return True
+        return False
+
+    async def _abort(self, context: Context, message: str) -> NoReturn:
+        self._sink.protocol_violation()
+        log.warning("ext_proc stream refused: %s", message)
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+    async def _time_out(self, context: Context, exchange: Exchange) -> str:
+        """Answers the client where that is still possible; the stream's gRPC status."""
+        limit = self._limits.progress_timeout_s
+        late = Refused(Reason.TIMED_OUT, f"no further part of the request body came for {limit:g} seconds")
+        actions = exchange.refuse(late)
+        if actions:
+            await self._send(context, actions)
+            return "OK"
+        context.set_code(grpc.StatusCode.DEADLINE_EXCEEDED)
+        context.set_details("no message for too long")
+        return "DEADLINE_EXCEEDED"

@@ -1,0 +1,67 @@
+"""What the rest of the picker knows of a transport: it listens, counts, drains and stops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one gateway may ask of us."""
+
+    max_body_bytes: int = 64 << 20
+    """A longer request body is answered with 413. Room for long prompts with inlined images."""
+    max_streams: int = 20_000
+    """Open streams; one more is answered with 429. A stream costs some 20 KiB."""
+    progress_timeout_s: float = 60.0
+    """An upload without a new piece for so long is answered with 408."""
+    answer_timeout_s: float = 3600.0
+    """A stream without any message for so long while the model server answers is cut off."""
+    max_message_bytes: int = 0
+    """Largest message received; 0: max_body_bytes and 1 MiB for framing (BUFFERED bodies are one message)."""
+
+    @property
+    def receive_bytes(self) -> int:
+        return self.max_message_bytes or self.max_body_bytes + (1 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM texts."""
+
+    certificate: bytes
+    key: bytes
+
+
+class StreamSink(Protocol):
+    """Counts of the transport."""
+
+    def stream_opened(self) -> None: ...
+
+    def stream_closed(self, code: str, seconds: float) -> None:
+        """`code`: a gRPC status name such as OK or INVALID_ARGUMENT."""
+
+    def protocol_violation(self) -> None: ...
+
+    def unhandled(self) -> None:
+        """A bug of ours ended a stream."""
+
+
+class Transport(Protocol):
+    @property
+    def port(self) -> int:
+        """The port that was bound; known after `start`."""
+
+    @property
+    def open_streams(self) -> int: ...
+
+    @property
+    def opened_streams(self) -> int:
+        """Streams since the start."""
+
+    async def start(self) -> None:
+        """Raises OSError when the port cannot be had."""
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse new streams, wait for the open ones so long, then cut them off."""
