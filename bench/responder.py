@@ -1,8 +1,8 @@
 """A logic-free picker: grpc.aio on uvloop with canned answers that always name one endpoint.
 
-The least that a Python picker on grpc.aio can cost, hence the yardstick of `bench/gateway.py`; it also lets the
-configurations of `deploy/envoy` be tried without epp. Answers FULL_DUPLEX_STREAMED bodies by echoing them once the
-request is whole, BUFFERED, BUFFERED_PARTIAL and STREAMED ones by an empty answer for each message.
+The least that a Python picker on grpc.aio can cost, hence the yardstick of `bench/gateway.py`; it also lets
+the configurations of `deploy/envoy` be tried without epp. Answers FULL_DUPLEX_STREAMED bodies by echoing them
+once the request is whole, BUFFERED, BUFFERED_PARTIAL and STREAMED ones by an empty answer for each message.
 
     python bench/responder.py --port 9002 --health-port 9003 --endpoint 127.0.0.1:8000
 """

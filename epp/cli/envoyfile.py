@@ -17,8 +17,8 @@ _MARKED = re.compile(r"^(?P<before>.*?)(?P<scalar>[^\s{}\[\],]+)(?P<after>[\s}\]
 def render(path: Path, values: Mapping[str, Value]) -> str:
     """The text of the file with the marked values replaced; those not named keep their defaults.
 
-    A sequence repeats its line once for every item (the hosts of a cluster). Raises ValueError for a name that
-    the file does not mark, and for an empty sequence, which would leave a list without its items.
+    A sequence repeats its line once for every item (the hosts of a cluster). Raises ValueError for a name
+    that the file does not mark, and for an empty sequence, which would leave a list without its items.
     """
     lines: list[str] = []
     unused = set(values)
