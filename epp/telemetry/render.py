@@ -21,12 +21,14 @@ TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 EOF = "# EOF\n"
 
-_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n", '"': '\\"'})
+_ESCAPES = {ord("\\"): "\\\\", ord("\n"): "\\n", ord('"'): '\\"'}
+_HELP_ESCAPES = {ord("\\"): "\\\\", ord("\n"): "\\n"}
 
 
 def go_float(value: float) -> str:
-    """A bound as Go's client writes it (`1`, `0.005`, `1.048576e+06`), so that series go on after a switch."""
-    return floatToGoString(value).removesuffix(".0")
+    """A bound as Go's client writes it (`1`, `0.005`, `1.048576e+06`), so that series go on."""
+    text: str = floatToGoString(value)  # type: ignore[no-untyped-call]
+    return text.removesuffix(".0")
 
 
 class View:
@@ -87,7 +89,7 @@ class View:
 
 
 def _views(metric: Metric) -> tuple[View, ...]:
-    help_ = metric.help.translate(str.maketrans({"\\": "\\\\", "\n": "\\n"}))
+    help_ = metric.help.translate(_HELP_ESCAPES)
     own = View(metric, metric.name, metric.labels, metric.labels, f"[ALPHA] {help_}", metric.buckets)
     twins = (
         View(
