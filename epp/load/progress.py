@@ -1,0 +1,79 @@
+"""Live progress of a run: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from epp.load.records import Live
+
+REFRESH_S = 0.2
+LINE_EVERY_S = 10.0
+
+
+def bars(console: Console) -> Progress:
+    """A display for one or more runs; `watch` moves its tasks."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[state]}"),
+        console=console,
+        refresh_per_second=1 / REFRESH_S,
+        disable=not console.is_terminal,
+    )
+
+
+def add(progress: Progress, description: str) -> TaskID:
+    return progress.add_task(description, total=1.0, state="", start=False)
+
+
+async def watch(
+    progress: Progress,
+    task: TaskID,
+    live: Live,
+    clock: Callable[[], float],
+    *,
+    seconds: float | None = None,
+    requests: int | None = None,
+) -> None:
+    """Until cancelled. The bar fills by requests answered or by time, whichever bounds the run."""
+    progress.start_task(task)
+    next_line = LINE_EVERY_S
+    while True:
+        show(progress, task, live, clock(), seconds=seconds, requests=requests)
+        if progress.disable and clock() >= next_line:
+            next_line += LINE_EVERY_S
+            progress.console.print(f"{clock():6.0f} s  {state(live, clock())}")
+        await asyncio.sleep(REFRESH_S)
+
+
+def show(
+    progress: Progress,
+    task: TaskID,
+    live: Live,
+    now: float,
+    *,
+    seconds: float | None = None,
+    requests: int | None = None,
+) -> None:
+    shares = []
+    if requests:
+        shares.append(live.done / requests)
+    if seconds:
+        shares.append(now / seconds)
+    total = 1.0 if shares else None
+    progress.update(task, completed=min(1.0, max(shares, default=0.0)), total=total, state=state(live, now))
+
+
+def state(live: Live, now: float) -> str:
+    """One line: how far, how many open, errors, speed."""
+    rate = live.done / now if now > 0 else 0.0
+    errors = f"[red]{live.errors} errors[/red]" if live.errors else "0 errors"
+    text = f"{live.done} answered, {live.open} open, {errors}, {rate:.1f} req/s"
+    if live.ttft_count:
+        text += f", TTFT {live.mean_ttft_s * 1000:.0f} ms"
+    return text
