@@ -91,7 +91,7 @@ def _built_in() -> Iterator[Row]:
     for row in saturation.PLUGINS:
         yield Row(row, Kind.SATURATION)
     for name, make in PARSERS.items():
-        yield Row(PluginType(name, NoParameters, _parser_of(make), _first_line(make)), Kind.PARSER)
+        yield Row(PluginType(name, NoParameters, _parser_of(make), _paths(make())), Kind.PARSER)
     kinds = {data.FILE_DISCOVERY: Kind.DISCOVERY}
     for row in data.PLUGINS:
         extractor = Kind.EXTRACTOR if row.type_name in data.EXTRACTS else Kind.SOURCE
@@ -106,8 +106,9 @@ def _parser_of(make: Any) -> Any:
     return build
 
 
-def _first_line(thing: Any) -> str:
-    return (thing.__doc__ or "").strip().partition("\n")[0]
+def _paths(parser: Parser) -> str:
+    claims = ", ".join(suffix.lstrip("/") for suffix in parser.claims)
+    return f"Reads {claims}." if claims else "Takes every path that no other parser claims; reads no body."
 
 
 def _package(point: EntryPoint) -> str:

@@ -1,4 +1,4 @@
-"""Data-layer plugins as configurations write them. Their rows build settings; the data layer does the work."""
+"""Data-layer plugins as configurations write them. They build settings; the data layer works."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from epp.config.not_built import refusal
+from epp.config.not_built import CUSTOM_METRICS, refusal
 from epp.config.quantities import PositiveDuration
 from epp.scheduling.contract import BuildContext, NoParameters, PluginType
 
@@ -26,7 +26,7 @@ class _Parameters(msgspec.Struct, kw_only=True, frozen=True, rename="camel", for
     pass
 
 
-class MetricsSource(_Parameters):
+class MetricsSource(_Parameters, frozen=True):
     """How endpoints are scraped."""
 
     scheme: Annotated[Literal["http", "https"], Meta(description="of the metrics URL")] = "http"
@@ -50,7 +50,7 @@ class MetricsSource(_Parameters):
             raise ValueError("certificates need scheme: https")
 
 
-class EngineConfig(_Parameters):
+class EngineConfig(_Parameters, frozen=True):
     """Metric names of one engine; each spec is `name` or `name{label=value,...}`."""
 
     name: Annotated[str, Meta(min_length=1)]
@@ -67,10 +67,10 @@ class EngineConfig(_Parameters):
 
     def __post_init__(self) -> None:
         if self.custom_metrics:
-            raise ValueError(refusal("customMetrics", "endpoint attributes from custom metrics are not built"))
+            raise ValueError(refusal("customMetrics", CUSTOM_METRICS))
 
 
-class CoreExtractor(_Parameters):
+class CoreExtractor(_Parameters, frozen=True):
     """Which metric names mean what, per engine."""
 
     engine_label_key: Annotated[str, Meta(description="endpoint label that names its engine")] = (
@@ -84,17 +84,17 @@ class CoreExtractor(_Parameters):
 
     def __post_init__(self) -> None:
         if self.custom_metrics:
-            raise ValueError(refusal("customMetrics", "endpoint attributes from custom metrics are not built"))
+            raise ValueError(refusal("customMetrics", CUSTOM_METRICS))
 
 
-class ModelsSource(_Parameters):
+class ModelsSource(_Parameters, frozen=True):
     """How endpoints are asked which models they serve."""
 
     scheme: Annotated[Literal["http", "https"], Meta(description="of the models URL")] = "http"
     path: Annotated[str, Meta(pattern="^/", description="of the models URL")] = "/v1/models"
 
 
-class FileDiscovery(_Parameters):
+class FileDiscovery(_Parameters, frozen=True):
     """The file that lists the endpoints."""
 
     path: Annotated[str, Meta(min_length=1, description="YAML or JSON file with a list `endpoints`")]
@@ -117,7 +117,7 @@ def _settings(parameters: Any, context: BuildContext) -> Any:
 
 PLUGINS: tuple[PluginType[Any], ...] = (
     PluginType(METRICS_SOURCE, MetricsSource, _settings, "Scrapes the engines' Prometheus metrics."),
-    PluginType(CORE_EXTRACTOR, CoreExtractor, _settings, "Reads load and cache sizes out of scraped metrics."),
+    PluginType(CORE_EXTRACTOR, CoreExtractor, _settings, "Reads load and cache sizes out of metrics."),
     PluginType(MODELS_SOURCE, ModelsSource, _settings, "Asks the engines which models they serve."),
     PluginType(MODELS_EXTRACTOR, NoParameters, _settings, "Reads model names out of those answers."),
     PluginType(FILE_DISCOVERY, FileDiscovery, _settings, "Takes the endpoints from a file."),

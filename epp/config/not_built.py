@@ -16,7 +16,7 @@ _QUEUES = "queues (flow control) are not built"
 _KUBERNETES = "Kubernetes is not built"
 _TOPOLOGY = "topology is not read from any source"
 _MULTICLUSTER = "pools of several clusters are not built"
-_ATTRIBUTES = "endpoint attributes from custom metrics are not built"
+CUSTOM_METRICS = "endpoint attributes from custom metrics are not built"
 _IDENTITY = "identity from headers is not built"
 _MULTIMODAL = "the encoder cache is not tracked"
 _BURSTS = "holding requests back to group them is not built"
@@ -43,8 +43,8 @@ NOT_BUILT: Mapping[str, str] = MappingProxyType(
         "slo-headroom-tier-filter": _PREDICTION,
         "latency-slo-admitter": _PREDICTION,
         "probabilistic-admitter": "admission plugins are not built",
-        "endpoint-attribute-scorer": _ATTRIBUTES,
-        "endpoint-attribute-filter": _ATTRIBUTES,
+        "endpoint-attribute-scorer": CUSTOM_METRICS,
+        "endpoint-attribute-filter": CUSTOM_METRICS,
         "topology-affinity-scorer": _TOPOLOGY,
         "topology-affinity-filter": _TOPOLOGY,
         "topology-extractor": _TOPOLOGY,

@@ -14,7 +14,7 @@ class _Block(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_u
     pass
 
 
-class Limits(_Block):
+class Limits(_Block, frozen=True):
     """What clients can make grow."""
 
     max_body_bytes: PositiveQuantity = 128 * 1024 * 1024
@@ -25,7 +25,7 @@ class Limits(_Block):
     """Seconds that a stream may last without any message before it is ended."""
 
 
-class Outliers(_Block):
+class Outliers(_Block, frozen=True):
     """Avoidance of endpoints that fail real requests."""
 
     enabled: bool = True
@@ -33,12 +33,12 @@ class Outliers(_Block):
     """At most this share of the pool is avoided at once."""
 
 
-class ScrapeBudget(_Block):
+class ScrapeBudget(_Block, frozen=True):
     cpu_share: Annotated[float, Meta(gt=0, le=1)] = 0.25
     """Share of one core that scraping may use; the interval grows with the pool to keep it."""
 
 
-class OwnBlock(_Block):
+class OwnBlock(_Block, frozen=True):
     limits: Limits = Limits()
     outliers: Outliers = Outliers()
     scrape: ScrapeBudget = ScrapeBudget()

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and where: file, line, column, field, the bad word, the nearest good one."""
+"""What is wrong with a configuration, and where: file, line, column, field, bad word, nearest good one."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ConfigError(Exception):
 
 @dataclass(slots=True)
 class Report:
-    """Collects problems and notices of one text. Marks are those of the values; `keys` those of their keys."""
+    """Collects problems and notices of one text. `marks` are places of values, `keys` of keys."""
 
     source: str
     marks: Mapping[Path, Mark] = field(default_factory=dict)
@@ -58,6 +58,10 @@ class Report:
     def notice(self, path: Path, message: str, *, key: bool = False) -> None:
         """Something that works but that the operator should know."""
         self.notices.append(Problem(self.source, self._mark(path, key), path, message))
+
+    def blames(self, path: Path) -> bool:
+        """There is already a problem at this very path."""
+        return any(problem.path == path for problem in self.problems)
 
     def raise_any(self) -> None:
         if self.problems:

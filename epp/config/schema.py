@@ -22,7 +22,7 @@ class _Block(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_u
     pass
 
 
-class PluginSpec(_Block):
+class PluginSpec(_Block, frozen=True):
     """One instance of a plugin; `name` defaults to its type."""
 
     name: str = ""
@@ -30,26 +30,26 @@ class PluginSpec(_Block):
     parameters: Any = None
 
 
-class PluginRef(_Block):
+class PluginRef(_Block, frozen=True):
     plugin_ref: str = ""
 
 
-class ProfilePlugin(_Block):
+class ProfilePlugin(_Block, frozen=True):
     plugin_ref: str = ""
     weight: float | None = None
 
 
-class ProfileSpec(_Block):
+class ProfileSpec(_Block, frozen=True):
     name: str = ""
     plugins: list[ProfilePlugin] = []
 
 
-class SourceSpec(_Block):
+class SourceSpec(_Block, frozen=True):
     plugin_ref: str = ""
     extractors: list[PluginRef] = []
 
 
-class DataLayer(_Block):
+class DataLayer(_Block, frozen=True):
     inject_defaults: bool = True
     sources: list[SourceSpec] = []
     discovery: PluginRef | None = None
@@ -58,7 +58,7 @@ class DataLayer(_Block):
     cross_replica_sync_interval: Duration | None = None
 
 
-class Band(_Block):
+class Band(_Block, frozen=True):
     """Queue limits of one priority."""
 
     max_bytes: Limit | None = None
@@ -67,19 +67,15 @@ class Band(_Block):
     ordering_policy_ref: str = ""
 
 
-class PriorityBand(Band):
+class PriorityBand(Band, frozen=True):
     priority: int = 0
 
 
-class FlowControl(_Block):
+class FlowControl(_Block, frozen=True):
     max_bytes: Limit | None = None
     max_requests: Limit | None = None
-    default_request_ttl: Duration | None = msgspec.field(
-        default=None, name="defaultRequestTTL"
-    )
-    no_endpoint_request_ttl: Duration | None = msgspec.field(
-        default=None, name="noEndpointRequestTTL"
-    )
+    default_request_ttl: Duration | None = msgspec.field(default=None, name="defaultRequestTTL")
+    no_endpoint_request_ttl: Duration | None = msgspec.field(default=None, name="noEndpointRequestTTL")
     default_priority_band: Band | None = None
     default_negative_priority_band: Band | None = None
     priority_bands: list[PriorityBand] = []
@@ -88,11 +84,11 @@ class FlowControl(_Block):
     enable_eviction: bool = False
 
 
-class RequestHandler(_Block):
+class RequestHandler(_Block, frozen=True):
     parsers: list[PluginRef] = []
 
 
-class EndpointPickerConfig(_Block):
+class EndpointPickerConfig(_Block, frozen=True):
     """The whole document. `saturationDetector` and `parser` at the top are the deprecated places."""
 
     api_version: str = ""

@@ -1,6 +1,6 @@
 """YAML (or JSON) text -> plain values, and for every value and key its line and column.
 
-Stricter than YAML where YAML surprises: duplicate keys, several documents, unknown tags, infinities and NaN are
+Stricter than YAML where it surprises: duplicate keys, several documents, unknown tags, infinities and NaN are
 problems; dates, base-60 numbers and numbers with leading zeros stay text. Size, depth and expansion by
 aliases are bounded.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -19,16 +19,24 @@ MAX_CHARACTERS = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
 """After expansion of aliases."""
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 _TAG = "tag:yaml.org,2002:"
 
 
 class _Loader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    """Knows the words below and nothing else of YAML 1.1's."""
+
+
+_Loader.yaml_implicit_resolvers = {}
 
 
 for _name, _pattern, _first in (
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE|yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$", "tTfFyYnNoO"),
+    (
+        "bool",
+        r"^(?:[tT]rue|TRUE|[fF]alse|FALSE|[yY]es|YES|[nN]o|NO|[oO]n|ON|[oO]ff|OFF)$",
+        "tTfFyYnNoO",
+    ),
     ("int", r"^(?:[-+]?(?:0|[1-9][0-9]*)|0x[0-9a-fA-F]+|0o[0-7]+|0b[01]+)$", "-+0123456789"),
     (
         "float",
@@ -38,7 +46,7 @@ for _name, _pattern, _first in (
     ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     ("merge", r"^<<$", "<"),
 ):
-    _Loader.add_implicit_resolver(_TAG + _name, re.compile(_pattern), list(_first))  # type: ignore[no-untyped-call]
+    _Loader.add_implicit_resolver(_TAG + _name, re.compile(_pattern), list(_first))
 
 _ZERO_LED = re.compile(r"^[-+]?0[0-9]")
 _TRUE = frozenset({"true", "yes", "on"})
@@ -62,7 +70,7 @@ def parse(text: str, source: str) -> tuple[Any, Report]:
     except yaml.YAMLError as error:
         raise ConfigError([Problem(source, None, (), f"not valid YAML: {error}")]) from error
     except RecursionError as error:
-        raise ConfigError([Problem(source, None, (), f"nested deeper than {MAX_DEPTH} levels")]) from error
+        raise ConfigError([Problem(source, None, (), _TOO_DEEP)]) from error
     reader = _Reader(source)
     value = reader.value(node, ()) if node is not None else None
     return value, reader.report
@@ -71,10 +79,10 @@ def parse(text: str, source: str) -> tuple[Any, Report]:
 def _compose(text: str) -> yaml.Node | None:
     loader = _Loader(text)
     try:
-        node: yaml.Node | None = loader.get_single_node()  # type: ignore[no-untyped-call]
+        node: yaml.Node | None = loader.get_single_node()
         return node
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 class _Reader:
@@ -90,7 +98,7 @@ class _Reader:
         if self._nodes > MAX_NODES:
             raise ConfigError([Problem(self.report.source, mark, (), f"more than {MAX_NODES} values")])
         if len(path) > MAX_DEPTH:
-            raise ConfigError([Problem(self.report.source, mark, (), f"nested deeper than {MAX_DEPTH} levels")])
+            raise ConfigError([Problem(self.report.source, mark, (), _TOO_DEEP)])
         self._marks[path] = mark
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)

@@ -1,0 +1,172 @@
+"""The parts of a configuration around scheduling: header, gates, data layer, saturation, parsers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from epp.admission.saturation import SaturationDetector
+from epp.config.build import Builder
+from epp.config.catalog import Kind
+from epp.config.data import (
+    CORE_EXTRACTOR,
+    EXTRACTS,
+    FILE_DISCOVERY,
+    METRICS_SOURCE,
+    MODELS_EXTRACTOR,
+    MODELS_SOURCE,
+    DataSettings,
+)
+from epp.config.not_built import BLOCKS, refusal
+from epp.config.problems import Report, choices, nearest
+from epp.config.resolve import Instance, Instances
+from epp.config.schema import (
+    API_VERSION,
+    DEPRECATED_API_VERSION,
+    KIND,
+    DataLayer,
+    EndpointPickerConfig,
+    PluginRef,
+)
+from epp.parsing.parser import Parser
+from epp.parsing.select import default_parsers
+from epp.scheduling.profile import Named
+
+DEFAULT_DETECTOR = "utilization-detector"
+FLOW_CONTROL = "flowControl"
+HA_DATASTORE = "haPopulateNonLeaderDatastore"
+_GATES = (FLOW_CONTROL, HA_DATASTORE)
+_BOOLS = {"true": True, "false": False}
+
+
+def check_header(config: EndpointPickerConfig, report: Report) -> None:
+    """apiVersion, kind and feature gates."""
+    version, kind = config.api_version, config.kind
+    if version == DEPRECATED_API_VERSION:
+        report.notice(("apiVersion",), f"'{version}' is deprecated; write '{API_VERSION}'")
+    elif version != API_VERSION and not report.blames(("apiVersion",)):
+        what = f"unknown apiVersion '{version}'" if version else "'apiVersion' is required"
+        report.error(("apiVersion",), f"{what}; it is {choices([API_VERSION, DEPRECATED_API_VERSION])}")
+    if kind != KIND and not report.blames(("kind",)):
+        what = f"unknown kind '{kind}'" if kind else "'kind' is required"
+        report.error(("kind",), f"{what}; it is '{KIND}'")
+    for i, word in enumerate(config.feature_gates):
+        at = ("featureGates", i)
+        gate, given, value = word.partition("=")
+        if gate not in _GATES:
+            report.error(at, f"unknown feature gate '{gate}'{nearest(gate, _GATES)}")
+        elif given and value.lower() not in _BOOLS:
+            report.error(at, f"feature gate '{gate}' takes true or false, not '{value}'")
+        elif gate == FLOW_CONTROL and _BOOLS.get(value.lower(), True):
+            report.error(at, refusal("feature gate 'flowControl'", BLOCKS[FLOW_CONTROL]))
+        elif gate == HA_DATASTORE:
+            report.notice(at, f"'{gate}' has no effect without leader election")
+
+
+def check_blocks(config: EndpointPickerConfig, report: Report) -> None:
+    """Fields that are known and not built."""
+    for block, where in ((config.data_layer, "dataLayer"), (config.flow_control, FLOW_CONTROL)):
+        if block is None:
+            continue
+        for field in msgspec.structs.fields(block):
+            name = field.encode_name
+            default = [] if field.default_factory is list else field.default
+            if getattr(block, field.name) == default:
+                continue
+            if where == FLOW_CONTROL and name != "saturationDetector":
+                report.error((where, name), refusal(f"'{name}'", BLOCKS[FLOW_CONTROL]), key=True)
+            elif name in BLOCKS:
+                report.error((where, name), refusal(f"'{name}'", BLOCKS[name]), key=True)
+
+
+def data_settings(layer: DataLayer, instances: Instances) -> DataSettings:
+    """What the data layer is asked to do; metrics are scraped by default."""
+    found: dict[str, Instance] = {}
+    report = instances.report
+    for i, source in enumerate(layer.sources):
+        at = ("dataLayer", "sources", i)
+        instance = instances.refer(source.plugin_ref, at, Kind.SOURCE)
+        if instance is None:
+            continue
+        if instance.type_name in found:
+            report.error(at, refusal(f"a second {instance.type_name}", "one of a type is read"))
+        found[instance.type_name] = instance
+        for j, reference in enumerate(source.extractors):
+            below = (*at, "extractors", j)
+            extractor = instances.refer(reference.plugin_ref, below, Kind.EXTRACTOR)
+            if extractor is None:
+                continue
+            if EXTRACTS[extractor.type_name] != instance.type_name:
+                report.error(below, f"'{extractor.name}' cannot read '{instance.name}'")
+            found[extractor.type_name] = extractor
+    if layer.inject_defaults:
+        for type_name in (METRICS_SOURCE, CORE_EXTRACTOR):
+            if type_name not in found and (added := instances.add(type_name)) is not None:
+                instances.taken.add(added.name)
+                found[type_name] = added
+    if layer.discovery is not None:
+        instance = instances.refer(layer.discovery.plugin_ref, ("dataLayer", "discovery"), Kind.DISCOVERY)
+        if instance is not None:
+            found[FILE_DISCOVERY] = instance
+    scrapes = METRICS_SOURCE in found and CORE_EXTRACTOR in found
+    asks = MODELS_SOURCE in found and MODELS_EXTRACTOR in found
+    return DataSettings(
+        metrics=found[METRICS_SOURCE].parameters if scrapes else None,
+        extractor=found[CORE_EXTRACTOR].parameters if scrapes else None,
+        models=found[MODELS_SOURCE].parameters if asks else None,
+        discovery=found[FILE_DISCOVERY].parameters if FILE_DISCOVERY in found else None,
+    )
+
+
+def detector_instance(config: EndpointPickerConfig, instances: Instances) -> Instance | None:
+    """The saturation detector; flowControl's wins over the deprecated one at the top."""
+    references: list[tuple[PluginRef, tuple[str, ...]]] = []
+    if config.saturation_detector is not None:
+        references.append((config.saturation_detector, ("saturationDetector",)))
+        words = "'saturationDetector' at the top is deprecated; it belongs into 'flowControl'"
+        instances.report.notice(("saturationDetector",), words, key=True)
+    if config.flow_control is not None and config.flow_control.saturation_detector is not None:
+        references.append((config.flow_control.saturation_detector, (FLOW_CONTROL, "saturationDetector")))
+    found: Instance | None = None
+    for reference, at in references:
+        found = instances.refer(reference.plugin_ref, at, Kind.SATURATION)
+    return found if references else instances.add(DEFAULT_DETECTOR)
+
+
+def build_detector(instance: Instance | None, builder: Builder) -> Named[SaturationDetector] | None:
+    step = builder.get(instance) if instance is not None else None
+    if step is None or not isinstance(step.plugin, SaturationDetector):
+        return None
+    return Named(step.name, step.type_name, step.plugin)
+
+
+def parser_instances(config: EndpointPickerConfig, instances: Instances) -> list[Instance]:
+    """Parsers in their order; empty for the default ones."""
+    found = []
+    for i, reference in enumerate(config.request_handler.parsers):
+        found.append(instances.refer(reference.plugin_ref, ("requestHandler", "parsers", i), Kind.PARSER))
+    if config.parser is not None:
+        words = "'parser' at the top is deprecated; it belongs into 'requestHandler.parsers'"
+        instances.report.notice(("parser",), words, key=True)
+        if not found:
+            found.append(instances.refer(config.parser.plugin_ref, ("parser",), Kind.PARSER))
+    return [instance for instance in found if instance is not None]
+
+
+def build_parsers(found: list[Instance], builder: Builder) -> tuple[Parser, ...]:
+    if not found:
+        return tuple(default_parsers())
+    steps = [builder.get(instance) for instance in found]
+    return tuple(step.plugin for step in steps if step is not None and isinstance(step.plugin, Parser))
+
+
+def scheduling_steps(instances: Instances, builder: Builder) -> tuple[Named[object], ...]:
+    """Built plugins of the scheduling layer, producers before those that need them."""
+    kinds = (Kind.SCHEDULING, Kind.SATURATION)
+    return tuple(step for name, step in builder.built.items() if instances.known[name].row.kind in kinds)
+
+
+def tell_unused(instances: Instances) -> None:
+    """Notices for listed plugins that nothing refers to, outside of scheduling."""
+    for name, instance in instances.known.items():
+        if instance.row.kind is not Kind.SCHEDULING and instance.path and name not in instances.taken:
+            instances.report.notice(instance.path, f"nothing refers to '{name}'; it has no effect")
