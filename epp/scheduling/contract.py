@@ -46,7 +46,7 @@ class Cycle:
     profiles: Sequence[str] = ()
     """Names of the configured profiles, in their order."""
     state: dict[str, object] = field(default_factory=dict)
-    """What a plugin keeps between its own calls in this cycle, by its instance name."""
+    """What plugins keep for their later calls or publish for others, by instance or attribute name."""
 
 
 @runtime_checkable
