@@ -1,1 +1,399 @@
-"""One request from its headers to its end."""
+"""One request from its headers to its end: the only file that knows the order of the rooms.
+
+parse -> rewrite -> candidates -> admit -> schedule -> ledger, then the answer's headers, pieces and end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from epp.admission.gate import Gate
+from epp.datalayer.homes import Homes
+from epp.datalayer.inflight import Entry, Ledger
+from epp.datalayer.models import certainly_unserved, serving
+from epp.datalayer.outliers import Fault, Outliers, fault_of
+from epp.datalayer.outputs import OutputLengths
+from epp.datalayer.store import Store
+from epp.domain.decision import Decision
+from epp.domain.errors import Answer, Reason, Refused, answer_of
+from epp.domain.request import Api, Request, RequestHead, Usage
+from epp.domain.snapshot import Ints, Snapshot
+from epp.domain.views import Clock, Ending, HeaderChange, Route, Verdict
+from epp.parsing.rewrite import ModelRestorer, splice_model
+from epp.parsing.select import Parsers
+from epp.parsing.usage import AnswerReader, answer_reader
+from epp.scheduling.scheduler import Scheduler
+from epp.telemetry.metrics import Metrics
+from epp.telemetry.reasons import DecisionLog, headline
+from epp.telemetry.series import RequestMeter
+from epp.telemetry.tracing import Trace, Tracing
+
+log = logging.getLogger("epp.director")
+
+_REWRITE = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
+_FAIRNESS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+_MODEL_BEFORE_US = "x-gateway-model-name"
+"""Set by body-based routing in front of us; used where the body is not seen."""
+_MODELLED = (Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.ANTHROPIC, Api.RERANK)
+"""APIs whose model must be served by the endpoint."""
+REASONS_HEADER = "x-epp-decision"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    subset_filter: bool = True
+    """Obey the gateway's subset hint; off by --disable-endpoint-subset-filter."""
+    emit_scores: bool = False
+    """--emit-endpoint-scores."""
+    reasons_header: bool = False
+    """Tell the client why, in the answer's headers."""
+
+
+class Director:
+    """The door's other side. Everything it is given is built by the composition root."""
+
+    def __init__(
+        self,
+        *,
+        parsers: Parsers,
+        scheduler: Scheduler,
+        gate: Gate,
+        store: Store,
+        ledger: Ledger,
+        outliers: Outliers | None,
+        metrics: Metrics,
+        tracing: Tracing,
+        decisions: DecisionLog,
+        settings: Settings,
+        clock: Clock,
+        seed: Callable[[], int],
+    ) -> None:
+        self.parsers = parsers
+        self.scheduler = scheduler
+        self.gate = gate
+        self.store = store
+        self.ledger = ledger
+        self.outliers = outliers
+        self.metrics = metrics
+        self.tracing = tracing
+        self.decisions = decisions
+        self.settings = settings
+        self.clock = clock
+        self.seed = seed
+        self.homes = Homes()
+        self.outputs = OutputLengths()
+
+    def open(self, head: RequestHead) -> RequestCall:
+        return RequestCall(self, head)
+
+    def open_answer(self) -> RequestCall:
+        head = RequestHead(headers={}, method="", path="", request_id="", received_at=self.clock())
+        return RequestCall(self, head)
+
+    def candidates(self, snapshot: Snapshot, subset: tuple[str, ...] | None, request: Request) -> Ints:
+        """Rows that may be chosen; raises Refused when there are none."""
+        if not len(snapshot):
+            raise Refused(Reason.NO_ENDPOINTS, "the pool has no endpoints")
+        if subset is None or not self.settings.subset_filter:
+            rows: Ints = np.arange(len(snapshot))
+        else:
+            rows = subset_rows(snapshot, subset)
+            if not len(rows):
+                text = "none of the pool's endpoints is among those that the gateway allows"
+                raise Refused(Reason.NO_ENDPOINTS, text)
+        if request.previous_response_id:
+            home = self.homes.of(request.previous_response_id)
+            there = [row for row in rows.tolist() if snapshot.endpoints[row].key == home]
+            if there:
+                return np.asarray(there, dtype=np.intp)
+        if request.target_model and request.api in _MODELLED:
+            if certainly_unserved(snapshot, request.target_model, rows):
+                text = f"no endpoint of the pool serves the model {request.target_model!r}"
+                raise Refused(Reason.MODEL_NOT_FOUND, text, param="model")
+            serves = serving(snapshot, request.target_model, rows)
+            if serves.any():
+                rows = rows[serves]
+        return rows
+
+
+class RequestCall:
+    """One request; see domain.views.Call for what each method means."""
+
+    __slots__ = (
+        "_answered_at", "_body_bytes", "_d", "_decision", "_entry", "_events_seen", "_first_at", "_head",
+        "_last_at", "_meter", "_over", "_processing_s", "_reader", "_refused", "_request", "_restorer",
+        "_status", "_streaming", "_subset", "_trace",
+    )  # fmt: skip
+
+    def __init__(self, director: Director, head: RequestHead) -> None:
+        self._d = director
+        self._head = head
+        self._subset = head.subset
+        self._request: Request | None = None
+        self._decision: Decision | None = None
+        self._entry: Entry | None = None
+        self._meter: RequestMeter | None = None
+        self._reader: AnswerReader | None = None
+        self._restorer: ModelRestorer | None = None
+        self._trace: Trace | None = None
+        self._status = 0
+        self._streaming = False
+        self._first_at = 0.0
+        self._last_at = 0.0
+        self._body_bytes = 0
+        self._processing_s = 0.0
+        self._refused = False
+        self._over = False
+
+    # --- request side -------------------------------------------------------------------------------------
+
+    def allow(self, subset: tuple[str, ...]) -> None:
+        self._subset = subset
+
+    def refuse_early(self) -> Answer | None:
+        return None
+
+    def refuse(self, refused: Refused) -> Answer:
+        d, request = self._d, self._request
+        self._refused = True
+        d.metrics.refused(refused)
+        if request is None:
+            meter = d.metrics.request("", "", "", None)
+        else:
+            meter = d.metrics.request(
+                request.model, request.target_model, request.fairness_id, request.priority
+            )
+        meter.error(refused.reason.canonical)
+        if self._trace is not None:
+            self._trace.refused(refused)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("refused", extra={"request_id": self._head.request_id, "reason": refused.reason.name})
+        return answer_of(refused)
+
+    def decide(self, body: bytes, *, truncated: bool = False) -> Verdict:
+        try:
+            return self._route(body, truncated)
+        except Refused as refused:
+            return self.refuse(refused)
+        except Exception:
+            log.exception("request %s failed by a fault of ours", self._head.request_id)
+            self._d.metrics.internal_error("request")
+            return self.refuse(Refused(Reason.INTERNAL, "the endpoint picker failed; its log says why"))
+
+    def _route(self, body: bytes, truncated: bool) -> Route:
+        d, head = self._d, self._head
+        headers = head.headers
+        trace = self._trace = d.tracing.request(head)
+        request = self._request = d.parsers.parse(head, body, truncated=truncated)
+        if trace is not None:
+            trace.parsed(request)
+        request.target_model = _first(headers, _REWRITE) or request.model or headers.get(_MODEL_BEFORE_US, "")
+        request.fairness_id = _first(headers, _FAIRNESS) or request.fairness_id
+        snapshot = d.store.snapshot
+        now = d.clock()
+        rows = d.candidates(snapshot, self._subset, request)
+        d.gate.admit(request, snapshot, rows, now)
+        try:
+            cycle, decision = d.scheduler.schedule(request, snapshot, rows, now=now, seed=d.seed())
+        except Refused:
+            d.metrics.scheduled(d.clock() - now, request.target_model, None)
+            raise
+        decided_at = d.clock()
+        d.metrics.scheduled(decided_at - now, request.target_model, decision.endpoint)
+        self._decision = decision
+        d.decisions.record(decision)
+        if trace is not None:
+            trace.scheduled(decision)
+        expected = d.scheduler.expected_output(request)
+        if expected is None:
+            expected = d.outputs.expected(request.target_model, request.max_output_tokens)
+        self._entry = d.ledger.start(
+            decision.endpoint.slot, prefill_tokens=decision.uncached_tokens, decode_tokens=expected
+        )
+        d.scheduler.chosen(cycle, decision)
+        set_headers = list(d.scheduler.request_headers(cycle, decision))
+        if "x-request-id" not in headers:
+            set_headers.append(("x-request-id", head.request_id))
+        if trace is not None:
+            set_headers += trace.headers()
+        changed = self._rewritten(request, body, truncated)
+        meter = self._meter = d.metrics.request(
+            request.model, request.target_model, request.fairness_id, request.priority
+        )
+        meter.started(request.size_bytes)
+        d.metrics.request_processing.observe(d.clock() - head.received_at)
+        if log.isEnabledFor(logging.DEBUG):
+            log.debug("routed", extra={"request_id": head.request_id, "decision": headline(decision)})
+        return Route(
+            decision.destination,
+            set_headers,
+            body=changed,
+            scores=_scores(decision) if d.settings.emit_scores else None,
+            skip_response=request.skip_response,
+        )
+
+    def _rewritten(self, request: Request, body: bytes, truncated: bool) -> bytes | None:
+        """The body with the target model's name, when that differs from the client's."""
+        if not body or not request.model or request.target_model == request.model:
+            return None
+        changed = splice_model(body, request.model_span, request.target_model)
+        if changed is None:
+            return None
+        self._d.metrics.rewritten("header", request.model, request.target_model)
+        self._restorer = ModelRestorer(request.target_model, request.model)
+        return changed
+
+    # --- answer side --------------------------------------------------------------------------------------
+
+    def answer_headers(self, status: int, headers: Mapping[str, str], served: str | None) -> HeaderChange:
+        d, request, decision = self._d, self._request, self._decision
+        now = d.clock()
+        self._status = status
+        self._last_at = now
+        content_type = headers.get("content-type", "")
+        self._streaming = "text/event-stream" in content_type
+        encoding = headers.get("content-encoding", "")
+        if request is None or decision is None:
+            return HeaderChange()
+        self._streaming = self._streaming or request.stream
+        self._reader = answer_reader(request.api, content_type, encoding)
+        self._believe(served, status, headers, now)
+        set_headers: Sequence[tuple[str, str]] = d.scheduler.answer_headers(request, decision, served)
+        if d.settings.reasons_header:
+            set_headers = [*set_headers, (REASONS_HEADER, headline(decision))]
+        if self._restorer is None:
+            return HeaderChange(set_headers)
+        if encoding not in ("", "identity"):
+            self._restorer = None
+            return HeaderChange(set_headers)
+        # The client's name may be longer or shorter than the target's.
+        return HeaderChange(set_headers, ("content-length",))
+
+    def _believe(self, served: str | None, status: int, headers: Mapping[str, str], now: float) -> None:
+        """Account to the endpoint that really answered, and judge its health by the status."""
+        d, entry, decision = self._d, self._entry, self._decision
+        assert decision is not None
+        slot = decision.endpoint.slot
+        if served and served != decision.endpoint.authority:
+            endpoint = d.store.by_authority(served)
+            if endpoint is not None:
+                slot = endpoint.slot
+                if entry is not None:
+                    entry.move(slot)
+        if status >= 400 and self._meter is not None:
+            self._meter.error("ModelServerError")
+        outliers = d.outliers
+        if outliers is None or not status:
+            return
+        fault = fault_of(status)
+        if fault is None:
+            outliers.success(slot)
+            return
+        if status == 503 and "x-envoy-upstream-service-time" not in headers and _is_local_reply(headers):
+            fault = Fault.CONNECT
+        before = outliers.ejections
+        outliers.failure(slot, now, fault)
+        if outliers.ejections != before:
+            d.metrics.ejected()
+            log.warning("avoiding %s for a while: it answered %d", decision.endpoint.authority, status)
+
+    def answer_chunk(self, chunk: bytes, last: bool) -> bytes | None:
+        d = self._d
+        began = d.clock()
+        if chunk:
+            if not self._first_at:
+                self._first_at = began
+                if self._entry is not None:
+                    self._entry.first_token()
+            elif self._streaming and self._meter is not None:
+                self._meter.itl.observe(began - self._last_at)
+            self._last_at = began
+            self._body_bytes += len(chunk)
+        if self._reader is not None:
+            self._reader.feed(chunk)
+        changed = self._restorer.feed(chunk, last) if self._restorer is not None else None
+        self._processing_s += d.clock() - began
+        return changed
+
+    def end(self, ending: Ending) -> None:
+        if self._over:
+            return
+        self._over = True
+        d, request, decision = self._d, self._request, self._decision
+        d.metrics.ended(ending)
+        if self._entry is not None:
+            self._entry.end()
+        usage = self._reader.finish() if self._reader is not None else None
+        if request is not None and decision is not None:
+            self._account(request, decision, usage)
+        if self._processing_s:
+            d.metrics.answer_processing.observe(self._processing_s)
+        if self._trace is not None:
+            self._trace.ended(ending, self._status, usage)
+
+    def _account(self, request: Request, decision: Decision, usage: Usage | None) -> None:
+        d, received_at = self._d, self._head.received_at
+        usage = usage or Usage()
+        if usage.completion_tokens is not None:
+            d.outputs.saw(request.target_model, usage.completion_tokens)
+        if self._reader is not None and self._reader.response_id and self._status < 300:
+            d.homes.remember(self._reader.response_id, decision.endpoint.key)
+        if self._meter is None:
+            return
+        self._meter.finished(
+            d.clock() - received_at,
+            streaming=self._streaming,
+            ttft_s=self._first_at - received_at if self._first_at else None,
+            response_bytes=self._body_bytes if self._status else None,
+            input_tokens=usage.prompt_tokens,
+            output_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+        )
+
+
+def subset_rows(snapshot: Snapshot, subset: tuple[str, ...]) -> Ints:
+    """Rows that the gateway allows. An entry with a port means that endpoint; where no endpoint has just this
+    address and port, and for entries without one, every port of the address is meant."""
+    exact = {endpoint.authority for endpoint in snapshot.endpoints}
+    allowed, addresses = set(), set()
+    for entry in subset:
+        if entry in exact:
+            allowed.add(entry)
+        else:
+            addresses.add(_address(entry))
+    rows = [
+        row
+        for row, endpoint in enumerate(snapshot.endpoints)
+        if endpoint.authority in allowed or endpoint.ip in addresses
+    ]
+    return np.asarray(rows, dtype=np.intp)
+
+
+def _address(entry: str) -> str:
+    """`10.0.0.1`, `10.0.0.1:80`, `[::1]:80`, `[::1]` or `::1` without port and brackets."""
+    if entry.startswith("["):
+        return entry[1:].partition("]")[0]
+    return entry if entry.count(":") > 1 else entry.partition(":")[0]
+
+
+def _first(headers: Mapping[str, str], names: tuple[str, str]) -> str:
+    return headers.get(names[0]) or headers.get(names[1]) or ""
+
+
+def _is_local_reply(headers: Mapping[str, str]) -> bool:
+    """Envoy's own 503: no engine's headers are on it."""
+    return headers.get("content-type", "text/plain") == "text/plain" and "date" not in headers
+
+
+def _scores(decision: Decision) -> dict[str, float]:
+    """Totals of the primary profile by `ip:port`."""
+    for run in decision.runs:
+        if run.profile == decision.primary:
+            endpoints = decision.snapshot.endpoints
+            pairs = zip(run.rows.tolist(), run.totals.tolist(), strict=True)
+            return {endpoints[row].authority: total for row, total in pairs}
+    return {}
