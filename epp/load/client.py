@@ -112,39 +112,3 @@ class Client:
         ]
         lines.extend(f"{name}: {value}" for name, value in call.headers.items())
         return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + call.body
-
-
-async def first_model(pool: Pool, headers: Mapping[str, str], timeout_s: float = 10.0) -> str:
-    """The first model that the target lists. Raises TransportError, TimeoutError, ValueError."""
-    import msgspec
-
-    class _Model(msgspec.Struct):
-        id: str
-
-    class _Models(msgspec.Struct):
-        data: list[_Model]
-
-    class _Whole:
-        def __init__(self) -> None:
-            self.status = 0
-            self.content = b""
-
-        def head(self, status: int, headers: Mapping[str, str]) -> None:
-            self.status = status
-
-        def body(self, data: bytes) -> None:
-            if len(self.content) < 1 << 20:
-                self.content += data
-
-    whole = _Whole()
-    extra = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    target = pool.target
-    request = f"GET {target.prefix}/v1/models HTTP/1.1\r\nhost: {target.authority}\r\n{extra}\r\n"
-    async with asyncio.timeout(timeout_s):
-        await pool.exchange(request.encode("latin-1", "replace"), whole)
-    if whole.status != 200:
-        raise ValueError(f"{target.url}/v1/models answered {whole.status}")
-    models = msgspec.json.decode(whole.content, type=_Models).data
-    if not models:
-        raise ValueError(f"{target.url}/v1/models lists no model")
-    return models[0].id

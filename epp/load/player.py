@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,6 +14,11 @@ from epp.load.records import Live, Record
 
 NOT_SENT = "not-sent"
 """Error of a request that was due while `max_open` others were still open."""
+
+
+SPARE_S = 0.005
+"""Time to the next request in which another session may still be built (a long one takes about 1 ms)."""
+BUILD_AHEAD = 64
 
 
 class Asks(Protocol):
@@ -61,13 +67,19 @@ class Player:
     async def run(self, workload: Workload) -> None:
         """Until every session has ended. Cancelling ends all of them.
 
-        The next session is built before its time has come, so that building it delays nobody.
+        Sessions are built ahead of their time, in the pauses, so that building them delays nobody.
         """
+        ahead: deque[tuple[Arrival, Call]] = deque()
+        arrivals = iter(workload)
         async with asyncio.TaskGroup() as group:
-            for arrival in workload:
-                if self._over(arrival.at):
+            while True:
+                if not ahead and not self._build(arrivals, ahead):
                     break
-                first = arrival.session.first()
+                arrival, first = ahead.popleft()
+                while arrival.at - self._clock() > SPARE_S and len(ahead) < BUILD_AHEAD:
+                    if not self._build(arrivals, ahead):
+                        break
+                    await asyncio.sleep(0)
                 await self._until(arrival.at)
                 if self._over(arrival.at):
                     break
@@ -76,6 +88,13 @@ class Player:
                     continue
                 self.live.sessions += 1
                 group.create_task(self._play(arrival.session, first, arrival.at))
+
+    def _build(self, arrivals: Iterator[Arrival], ahead: deque[tuple[Arrival, Call]]) -> bool:
+        arrival = next(arrivals, None)
+        if arrival is None or self._over(arrival.at):
+            return False
+        ahead.append((arrival, arrival.session.first()))
+        return True
 
     async def _play(self, session: Session, call: Call, due: float) -> None:
         turn = 1

@@ -118,8 +118,8 @@ def facts(summary: Summary) -> Table:
 
 def latencies(summary: Summary, *, closed_loop: bool) -> Table:
     """Milliseconds. The rows from arrival appear where sending was late enough to make them differ."""
-    table = Table(title="latency, ms", title_justify="left", box=None, pad_edge=False)
-    table.add_column("", style="bold")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("latency, ms", style="bold", header_style="bold")
     for column in ("Mean", "P50", "P90", "P99", "Max"):
         table.add_column(column, justify="right")
     names = list(_LATENCIES)
@@ -134,9 +134,9 @@ def latencies(summary: Summary, *, closed_loop: bool) -> Table:
 
 def counts(title: str, values: Mapping[str, int], limit: int = 32) -> Table:
     """A list of names with how often each occurred, the most frequent first where there are many."""
-    table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
-    table.add_column()
-    table.add_column(justify="right")
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title, header_style="bold")
+    table.add_column("", justify="right")
     rows = list(values.items())
     if len(rows) > limit:
         rows = sorted(rows, key=lambda row: -row[1])[:limit]

@@ -100,6 +100,8 @@ async def play(
         await player.run(workload)
     except asyncio.CancelledError:
         run.interrupted = True
+        if (task := asyncio.current_task()) is not None:
+            task.uncancel()  # it is answered here: the caller goes on to report
     finally:
         beat.cancel()
         with suppress(asyncio.CancelledError):
