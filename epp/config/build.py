@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from epp.config.decode import FieldError
 from epp.config.problems import nearest
 from epp.config.resolve import Instance, Instances
 from epp.scheduling.contract import BuildContext
@@ -78,6 +79,8 @@ class Builder:
         except KeyError as error:
             word = str(error.args[0]) if error.args else ""
             self._report.error(at, f"no plugin is named '{word}'{nearest(word, self._instances.named)}")
+        except FieldError as error:
+            self._report.error((*at, error.field), str(error))
         except ValueError as error:
             self._report.error(at, str(error))
         except Exception as error:  # a published plugin may fail in any way; it was asked for, so we stop

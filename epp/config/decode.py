@@ -26,6 +26,14 @@ class _Bad:
 BAD: Final = _Bad()
 
 
+class FieldError(ValueError):
+    """From checks over several fields of a Struct: the one to blame, as the configuration spells it."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
 @dataclass(frozen=True, slots=True)
 class Spelling(Generic[T]):
     """In `Annotated[T, Spelling(...)]`: the value is written as text and `parse` makes a T of it.
@@ -99,9 +107,11 @@ def _struct(value: Any, target: type[msgspec.Struct], path: Path, report: Report
         return BAD
     try:
         return target(**given)
+    except FieldError as error:
+        report.error((*path, error.field), str(error))
     except (ValueError, TypeError) as error:
         report.error(path, str(error))
-        return BAD
+    return BAD
 
 
 def _sequence(value: Any, target: Any, item_type: Any, as_tuple: bool, path: Path, report: Report) -> Any:

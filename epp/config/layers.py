@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from epp.admission.saturation import SaturationDetector
@@ -78,8 +80,8 @@ def check_blocks(config: EndpointPickerConfig, report: Report) -> None:
                 report.error((where, name), refusal(f"'{name}'", BLOCKS[name]), key=True)
 
 
-def data_settings(layer: DataLayer, instances: Instances) -> DataSettings:
-    """What the data layer is asked to do; metrics are scraped by default."""
+def data_instances(layer: DataLayer, instances: Instances) -> dict[str, Instance]:
+    """The data-layer plugins that are used, by type; metrics are scraped by default."""
     found: dict[str, Instance] = {}
     report = instances.report
     for i, source in enumerate(layer.sources):
@@ -88,7 +90,7 @@ def data_settings(layer: DataLayer, instances: Instances) -> DataSettings:
         if instance is None:
             continue
         if instance.type_name in found:
-            report.error(at, refusal(f"a second {instance.type_name}", "one of a type is read"))
+            report.error(at, refusal(f"a second {instance.type_name}", "one of each type is read"))
         found[instance.type_name] = instance
         for j, reference in enumerate(source.extractors):
             below = (*at, "extractors", j)
@@ -107,13 +109,22 @@ def data_settings(layer: DataLayer, instances: Instances) -> DataSettings:
         instance = instances.refer(layer.discovery.plugin_ref, ("dataLayer", "discovery"), Kind.DISCOVERY)
         if instance is not None:
             found[FILE_DISCOVERY] = instance
-    scrapes = METRICS_SOURCE in found and CORE_EXTRACTOR in found
-    asks = MODELS_SOURCE in found and MODELS_EXTRACTOR in found
+    return found
+
+
+def data_settings(found: dict[str, Instance], builder: Builder) -> DataSettings:
+    """A source works only together with its extractor."""
+    built: dict[str, Any] = {}
+    for type_name, instance in found.items():
+        step = builder.get(instance)
+        built[type_name] = step.plugin if step is not None else None
+    scrapes = CORE_EXTRACTOR in found and METRICS_SOURCE in found
+    asks = MODELS_EXTRACTOR in found
     return DataSettings(
-        metrics=found[METRICS_SOURCE].parameters if scrapes else None,
-        extractor=found[CORE_EXTRACTOR].parameters if scrapes else None,
-        models=found[MODELS_SOURCE].parameters if asks else None,
-        discovery=found[FILE_DISCOVERY].parameters if FILE_DISCOVERY in found else None,
+        scrape=built.get(METRICS_SOURCE) if scrapes else None,
+        engines=built.get(CORE_EXTRACTOR) if scrapes else None,
+        models=built.get(MODELS_SOURCE) if asks else None,
+        discovery=built.get(FILE_DISCOVERY),
     )
 
 

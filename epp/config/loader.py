@@ -61,7 +61,7 @@ def load_text(
     layers.check_blocks(config, report)
     instances = Instances(plugin_types or catalog(), report, allow_experimental)
     instances.declare(config.plugins)
-    data = layers.data_settings(config.data_layer, instances)
+    data = layers.data_instances(config.data_layer, instances)
     detector = layers.detector_instance(config, instances)
     parsers = layers.parser_instances(config, instances)
     instances.add_needs()
@@ -72,6 +72,7 @@ def load_text(
     handler = assembly.handler(profiles)
     built_detector = layers.build_detector(detector, builder)
     built_parsers = layers.build_parsers(parsers, builder)
+    settings = layers.data_settings(data, builder)
     layers.tell_unused(instances)
     report.raise_any()
     assert handler is not None
@@ -79,5 +80,5 @@ def load_text(
     return Loaded(
         source=source, notices=tuple(report.notices), instances=tuple(instances.known.values()),
         profiles=profiles, handler=handler, plugins=layers.scheduling_steps(instances, builder),
-        detector=built_detector, parsers=built_parsers, data=data, own=config.epp,
+        detector=built_detector, parsers=built_parsers, data=settings, own=config.epp,
     )  # fmt: skip

@@ -7,7 +7,11 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from epp.config.decode import FieldError
 from epp.config.quantities import PositiveDuration, PositiveQuantity
+from epp.datalayer.outliers import BASE_S, CAP_S
+from epp.datalayer.pace import BUDGET
+from epp.telemetry.reasons import DECISIONS_MAX
 
 
 class _Block(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -15,26 +19,33 @@ class _Block(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_u
 
 
 class Limits(_Block, frozen=True):
-    """What clients can make grow."""
+    """What gateways and clients can make grow; the defaults are the transport's."""
 
-    max_body_bytes: PositiveQuantity = 128 * 1024 * 1024
-    """Larger request bodies are refused with 413. Above the 64 MB that long multimodal prompts reach."""
-    max_streams: Annotated[int, Meta(ge=1)] = 10_000
+    max_body_bytes: PositiveQuantity = 64 << 20
+    """Larger request bodies are refused with 413."""
+    max_streams: Annotated[int, Meta(ge=1)] = 20_000
     """Requests at once; further ones get 429."""
-    progress_timeout: PositiveDuration = 600.0
-    """Seconds that a stream may last without any message before it is ended."""
+    progress_timeout: PositiveDuration = 60.0
+    """Seconds that an upload may stand still before it is answered with 408."""
+    answer_timeout: PositiveDuration = 3600.0
+    """Seconds without any message from the model server before the stream is cut off."""
 
 
 class Outliers(_Block, frozen=True):
     """Avoidance of endpoints that fail real requests."""
 
     enabled: bool = True
-    max_avoided_share: Annotated[float, Meta(ge=0, le=1)] = 0.5
-    """At most this share of the pool is avoided at once."""
+    base_time: PositiveDuration = BASE_S
+    """Seconds of the first avoidance; each further one doubles."""
+    max_time: PositiveDuration = CAP_S
+
+    def __post_init__(self) -> None:
+        if self.max_time < self.base_time:
+            raise FieldError("maxTime", "maxTime is shorter than baseTime")
 
 
 class ScrapeBudget(_Block, frozen=True):
-    cpu_share: Annotated[float, Meta(gt=0, le=1)] = 0.25
+    cpu_share: Annotated[float, Meta(gt=0, le=1)] = BUDGET
     """Share of one core that scraping may use; the interval grows with the pool to keep it."""
 
 
@@ -42,7 +53,7 @@ class OwnBlock(_Block, frozen=True):
     limits: Limits = Limits()
     outliers: Outliers = Outliers()
     scrape: ScrapeBudget = ScrapeBudget()
-    decision_log_size: Annotated[int, Meta(ge=0, le=1_000_000)] = 4096
+    decision_log_size: Annotated[int, Meta(ge=0, le=1_000_000)] = DECISIONS_MAX
     """Decisions kept for /debug/decisions; 0 keeps none."""
     reasons_header: bool = False
     """Send the decision's reasons back in an answer header."""
