@@ -1,0 +1,96 @@
+"""Which parser reads a request: the longest claimed path suffix, else the fallback, else 400."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from epp.domain.errors import Reason, Refused
+from epp.domain.request import Api, Request, RequestHead
+from epp.parsing.anthropic import anthropic_parser
+from epp.parsing.bodiless import is_bodiless, parse_bodiless
+from epp.parsing.body import MODEL_HEADER
+from epp.parsing.engines import sglanghttp_parser, vllmhttp_parser
+from epp.parsing.openai import openai_parser
+from epp.parsing.parser import BodyParser, Parser
+from epp.parsing.vllmgrpc import vllmgrpc_parser
+
+PATH_HEADERS = (":path", "x-original-path", "x-forwarded-path")
+DEFAULT_PATH = "/v1/completions"
+MAX_REMEMBERED_PATHS = 512
+
+
+def request_path(headers: Mapping[str, str]) -> str:
+    """The path that selects the parser, without its query: first of three headers that is set."""
+    for name in PATH_HEADERS:
+        if path := headers.get(name):
+            return path.partition("?")[0]
+    return DEFAULT_PATH
+
+
+def parse_opaque(head: RequestHead, body: bytes, truncated: bool) -> Request:
+    """Nothing of the body is known; the model only if a gateway before us has named it."""
+    model = head.headers.get(MODEL_HEADER, "")
+    return Request(head=head, api=Api.OPAQUE, model=model, target_model=model, size_bytes=len(body))
+
+
+def passthrough_parser() -> Parser:
+    return Parser("passthrough-parser", fallback=parse_opaque)
+
+
+PARSERS: Mapping[str, Callable[[], Parser]] = {
+    "openai-parser": openai_parser,
+    "anthropic-parser": anthropic_parser,
+    "vllmhttp-parser": vllmhttp_parser,
+    "sglanghttp-parser": sglanghttp_parser,
+    "vllmgrpc-parser": vllmgrpc_parser,
+    "passthrough-parser": passthrough_parser,
+}
+"""By the type that configurations name."""
+
+
+def default_parsers() -> tuple[Parser, ...]:
+    """Those of a configuration that names none."""
+    return openai_parser(), anthropic_parser(), vllmhttp_parser(), passthrough_parser()
+
+
+class Parsers:
+    """The parsers of one configuration, in its order.
+
+    Of two of one type the first counts. One without claims takes every path that is left, and those after it
+    are never asked; where there is none, a parser that has claims may still take what is left (gRPC).
+    """
+
+    def __init__(self, parsers: Iterable[Parser]) -> None:
+        claims: dict[str, BodyParser] = {}
+        seen: set[str] = set()
+        self.fallback: BodyParser | None = None
+        spare: BodyParser | None = None
+        for parser in parsers:
+            if parser.type_name in seen:
+                continue
+            seen.add(parser.type_name)
+            for suffix, parse in parser.claims.items():
+                claims.setdefault(suffix, parse)
+            if parser.fallback is not None and not parser.claims:
+                self.fallback = parser.fallback
+                break
+            spare = spare or parser.fallback
+        self.fallback = self.fallback or spare
+        self._claims = sorted(claims.items(), key=lambda claim: -len(claim[0]))
+        self._by_path: dict[str, BodyParser] = {}
+
+    def parse(self, head: RequestHead, body: bytes, *, truncated: bool = False) -> Request:
+        """Raises Refused. A cut body is never refused for what may stand in the missing part."""
+        path = head.path
+        if is_bodiless(head, path):
+            return parse_bodiless(head, path, len(body))
+        parse = self._by_path.get(path) or self._select(path)
+        if parse is None:
+            raise Refused(Reason.UNSUPPORTED_PATH, f"No parser is configured for the path {path[:200]}.")
+        return parse(head, body, truncated)
+
+    def _select(self, path: str) -> BodyParser | None:
+        parse = next((parse for suffix, parse in self._claims if path.endswith(suffix)), self.fallback)
+        if parse is not None and len(self._by_path) < MAX_REMEMBERED_PATHS:
+            self._by_path[path] = parse
+        return parse
