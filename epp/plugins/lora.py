@@ -14,27 +14,27 @@ class LoraAffinity:
     """1 where the adapter runs, else 0.8 where one more fits, else 0.6 where it waits for room, else 0."""
 
     def __init__(self) -> None:
-        self._snapshot: Snapshot | None = None
-        self._room = np.zeros(0)
+        self._running: tuple[frozenset[str], ...] | None = None
+        self._queued: tuple[frozenset[str], ...] | None = None
+        self._loaded = np.zeros(0)
         self._active: dict[str, list[int]] = {}
         self._waiting: dict[str, list[int]] = {}
 
     def score(self, cycle: Cycle, rows: Ints) -> Floats:
-        if cycle.snapshot is not self._snapshot:
-            self._look_at(cycle.snapshot)
-        column = self._room
+        snapshot = cycle.snapshot
+        if snapshot.lora_running is not self._running or snapshot.lora_waiting is not self._queued:
+            self._look_at(snapshot)
+        column = np.where(self._loaded < snapshot.lora_max, _ROOM, 0.0)
         name = cycle.request.target_model
         active, waiting = self._active.get(name), self._waiting.get(name)
-        if active or waiting:
-            column = column.copy()
-            if waiting:
-                column[waiting] = np.maximum(column[waiting], _WAITING)
-            if active:
-                column[active] = _ACTIVE
+        if waiting:
+            column[waiting] = np.maximum(column[waiting], _WAITING)
+        if active:
+            column[active] = _ACTIVE
         return column[rows]
 
     def _look_at(self, snapshot: Snapshot) -> None:
-        """Turn the sets around once a snapshot, so that a decision looks up one name."""
+        """Turn the sets around whenever they change, so that a decision looks up one name."""
         self._active, self._waiting = {}, {}
         loaded = np.zeros(len(snapshot))
         for table, column in ((self._active, snapshot.lora_running), (self._waiting, snapshot.lora_waiting)):
@@ -43,8 +43,8 @@ class LoraAffinity:
                     loaded[row] += len(names)
                     for name in names:
                         table.setdefault(name, []).append(row)
-        self._room = np.where(loaded < snapshot.lora_max, _ROOM, 0.0)
-        self._snapshot = snapshot
+        self._loaded = loaded
+        self._running, self._queued = snapshot.lora_running, snapshot.lora_waiting
 
 
 def _build(parameters: NoParameters, context: BuildContext) -> LoraAffinity:

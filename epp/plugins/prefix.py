@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Meta
 
 from epp.domain.decision import Decision
+from epp.domain.endpoint import Endpoint
 from epp.domain.request import Request
 from epp.domain.snapshot import Floats, Ints, Snapshot
 from epp.parsing.blocks import block_hashes, root
@@ -54,7 +55,7 @@ class ApproximatePrefix:
         self._name = name
         self._index = PrefixIndex()
         self._version = -1
-        self._endpoints: object = None
+        self._endpoints: tuple[Endpoint, ...] | None = None
         self._block = MIN_BLOCK_TOKENS
         self._width = 0
 
@@ -63,8 +64,13 @@ class ApproximatePrefix:
         snapshot = cycle.snapshot
         if not request.prompts or not len(snapshot):
             return
-        if snapshot.version != self._version or snapshot.endpoints is not self._endpoints:
-            self._look_at(snapshot)
+        if snapshot.endpoints is not self._endpoints:
+            self._width = int(np.max(snapshot.slots)) + 1
+            self._endpoints = snapshot.endpoints
+            self._version = -1
+        if snapshot.version != self._version:
+            self._block = self._block_tokens(snapshot)
+            self._version = snapshot.version
         chains = self._chains(request)
         cycle.state[self._name] = chains
         lengths = np.zeros(self._width)
@@ -106,15 +112,11 @@ class ApproximatePrefix:
             "entriesBySlot": {str(slot): size for slot, size in self._index.sizes().items()},
         }
 
-    def _look_at(self, snapshot: Snapshot) -> None:
-        """What depends on the pool alone. Of several reported block sizes the largest counts: all endpoints
-        are matched with the same blocks."""
-        p = self._p
-        reported = int(np.max(snapshot.block_size)) if p.auto_tune else 0
-        self._block = max(reported or p.block_size or p.block_size_tokens, MIN_BLOCK_TOKENS)
-        self._width = int(np.max(snapshot.slots)) + 1
-        self._version = snapshot.version
-        self._endpoints = snapshot.endpoints
+    def _block_tokens(self, snapshot: Snapshot) -> int:
+        """Of several reported sizes the largest: all endpoints are matched with the same blocks."""
+        p, sizes = self._p, snapshot.block_size
+        reported = int(sizes[sizes.argmax(0)]) if p.auto_tune else 0
+        return max(reported or p.block_size or p.block_size_tokens, MIN_BLOCK_TOKENS)
 
     def _chains(self, request: Request) -> list[list[int]]:
         p = self._p

@@ -48,27 +48,25 @@ class PrefixIndex:
 
         `lengths` must reach over every slot that was ever learned and not forgotten.
         """
-        get = self._holders.get
         bits = self._bits
-        alive = 0
+        alive = -1  # every slot, until the first block has been looked up
         matched = 0
-        for key in chain:
-            held = get(key)
-            if held is None:
-                break
-            if held < 0:
-                held = bits[~held]
-            if matched:
-                still = alive & held
+        last: int | None = 0
+        for held in map(self._holders.get, chain):
+            if held != last:
+                # Neighbouring blocks mostly have the same holders: then nobody drops out.
+                if held is None:
+                    break
+                last = held
+                still = alive & (held if held > 0 else bits[~held])
                 if still != alive:
-                    _credit(alive ^ still, matched, lengths)
+                    if matched:
+                        _credit(alive ^ still, matched, lengths)
                     alive = still
                     if not alive:
                         return
-            else:
-                alive = held
             matched += 1
-        if alive:
+        if matched:
             _credit(alive, matched, lengths)
 
     def learn(self, slot: int, chain: Sequence[int], capacity: int) -> None:

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from epp.domain.endpoint import Endpoint
 from epp.domain.snapshot import NEVER, Floats, Ints, Snapshot
 from epp.plugins.signals import uncached_tokens
 from epp.scheduling.columns import least
@@ -44,7 +45,7 @@ class ForeignRequests:
 
     def __init__(self) -> None:
         self._version = -1
-        self._endpoints: object = None
+        self._endpoints: tuple[Endpoint, ...] | None = None
         self._scraped_at = np.full(0, NEVER)
         self._count = np.zeros(0)
         self._any = False
@@ -52,28 +53,34 @@ class ForeignRequests:
     def at(self, cycle: Cycle) -> Floats | None:
         """One count per row of the snapshot, 0 where metrics are stale; None when there are none at all."""
         snapshot = cycle.snapshot
-        if snapshot.version != self._version or snapshot.endpoints is not self._endpoints:
+        if snapshot.endpoints is not self._endpoints:
+            self._reach(snapshot)
+        if snapshot.version != self._version:
             self._take(cycle, snapshot)
         if not self._any:
             return None
         return self._count[snapshot.slots] * snapshot.fresh(cycle.now)
 
-    def _take(self, cycle: Cycle, snapshot: Snapshot) -> None:
-        slots = snapshot.slots
-        size = int(np.max(slots)) + 1 if len(slots) else 0
-        if size > len(self._count):
-            grow = size - len(self._count)
+    def _reach(self, snapshot: Snapshot) -> None:
+        """The pool changed: have a cell for every slot."""
+        grow = (int(np.max(snapshot.slots)) + 1 if len(snapshot) else 0) - len(self._count)
+        if grow > 0:
             self._count = np.concatenate((self._count, np.zeros(grow)))
             self._scraped_at = np.concatenate((self._scraped_at, np.full(grow, NEVER)))
-        ours = cycle.inflight.requests(slots)
-        there = np.maximum(snapshot.running + snapshot.waiting - ours, 0.0)
-        new = snapshot.scraped_at != self._scraped_at[slots]
-        changed = slots[new]
-        self._count[changed] = there[new]
-        self._scraped_at[changed] = snapshot.scraped_at[new]
-        self._version = snapshot.version
         self._endpoints = snapshot.endpoints
-        self._any = bool(self._count[slots].any())
+        self._version = -1
+
+    def _take(self, cycle: Cycle, snapshot: Snapshot) -> None:
+        """Compare what was scraped since the last decision."""
+        self._version = snapshot.version
+        slots = snapshot.slots
+        new = (snapshot.scraped_at != self._scraped_at[slots]).nonzero()[0]
+        if len(new):
+            changed = slots[new]
+            there = snapshot.running[new] + snapshot.waiting[new] - cycle.inflight.requests(changed)
+            self._count[changed] = np.maximum(there, 0.0)
+            self._scraped_at[changed] = snapshot.scraped_at[new]
+            self._any = bool(self._count.any())
 
     def forget(self, slot: int) -> None:
         if slot < len(self._count):
