@@ -119,7 +119,7 @@ def _exporter(name: str, asked: TracingSettings, console: TextIO | None) -> Span
 
 
 def _line(span: ReadableSpan) -> str:
-    return span.to_json(indent=None) + "\n"
+    return f"{span.to_json(indent=None)}\n"
 
 
 def _exporters(environ: Mapping[str, str], notices: list[str]) -> tuple[str, ...]:

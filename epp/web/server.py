@@ -1,0 +1,188 @@
+"""The HTTP listener beside the picker: metrics, health and debug pages."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import zlib
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from aiohttp import web
+
+from epp.telemetry.metrics import Metrics
+from epp.telemetry.reasons import DecisionLog
+from epp.telemetry.render import OPENMETRICS, TEXT
+from epp.web.answers import accepts_gzip, error
+from epp.web.auth import TokenFile
+from epp.web.debug import DebugPages
+from epp.web.tls import ServerTls
+
+logger = logging.getLogger("epp.web")
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+SCRAPES_MAX = 4
+"""Metrics pages rendered at once; further ones wait."""
+SCRAPE_S = 60.0
+"""A reader that takes longer, waiting included, is cut off."""
+_GZIP = 31
+"""zlib's window bits for a gzip header around the largest window."""
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class WebOptions:
+    """As the flags have them."""
+
+    host: str | None = None
+    """None: every interface."""
+    port: int = 9090
+    """0: a free one."""
+    auth: bool = True
+    """--metrics-endpoint-auth"""
+    token_file: Path | None = None
+    cert_dir: Path | None = None
+    client_ca_file: Path | None = None
+    pprof: bool = True
+
+
+class WebServer:
+    """`ready` answers what is missing until we are ready; nothing means ready. `notices` is for the start."""
+
+    def __init__(
+        self,
+        options: WebOptions,
+        *,
+        metrics: Metrics,
+        ready: Callable[[], Sequence[str]],
+        plugins_state: Callable[[], Mapping[str, Any]],
+        decisions: DecisionLog,
+    ) -> None:
+        """Raises ValueError for options that do not go together, OSError for certificates that fail."""
+        if options.client_ca_file is not None and options.cert_dir is None:
+            raise ValueError(
+                "--metrics-client-ca-file needs --metrics-cert-dir: client certificates need TLS"
+            )
+        self._options = options
+        self._metrics = metrics
+        self._ready = ready
+        self._debug = DebugPages(plugins_state, decisions, pprof=options.pprof)
+        self._token = TokenFile(options.token_file) if options.auth and options.token_file else None
+        self._tls = ServerTls(options.cert_dir, options.client_ca_file) if options.cert_dir else None
+        self._scrapes = asyncio.Semaphore(SCRAPES_MAX)
+        self._runner: web.AppRunner | None = None
+        self.notices: tuple[str, ...] = ()
+        if options.auth and self._token is None and options.client_ca_file is None:
+            self.notices = (
+                "metrics and debug pages are open to everyone who reaches the port: there is neither a cluster "
+                "to ask nor a --metrics-token-file; --metrics-endpoint-auth=false says that it is meant",
+            )
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Raises OSError when the port is taken."""
+        app = web.Application(middlewares=[self._guard])
+        app.add_routes(
+            [
+                web.get("/metrics", self._page_metrics),
+                web.get("/healthz", self._page_health),
+                web.get("/readyz", self._page_ready),
+                *self._debug.routes(),
+            ]
+        )
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        context: ssl.SSLContext | None = self._tls.context if self._tls else None
+        try:
+            await web.TCPSite(runner, self._options.host, self._options.port, ssl_context=context).start()
+        except BaseException:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, once started."""
+        assert self._runner is not None, "not started"
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    # -- who may -----------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Auth before anything is looked up; every error, and everything unexpected, as JSON."""
+        try:
+            if request.path not in OPEN_PATHS:
+                refusal = self._refusal(request)
+                if refusal is not None:
+                    return refusal
+            return await handler(request)
+        except web.HTTPException as wrong:
+            allow = {name: value for name, value in wrong.headers.items() if name == "Allow"}
+            return error(wrong.status, f"{wrong.reason}: {request.method} {request.path}", allow)
+        except (ConnectionError, TimeoutError):
+            raise  # the reader left, or was too slow
+        except Exception:
+            self._metrics.internal_error("web")
+            logger.exception("the page %s failed", request.path)
+            return error(500, "internal error; the log says more")
+
+    def _refusal(self, request: web.Request) -> web.Response | None:
+        if self._options.client_ca_file is not None:
+            transport = request.transport
+            if transport is None or not transport.get_extra_info("peercert"):
+                return error(403, "a client certificate is needed")
+        if self._token is not None and not self._token.allows(request.headers.get("Authorization")):
+            return error(401, "a bearer token is needed", {"WWW-Authenticate": 'Bearer realm="metrics"'})
+        return None
+
+    # -- pages -------------------------------------------------------------------------------------------
+
+    async def _page_metrics(self, request: web.Request) -> web.StreamResponse:
+        openmetrics = "application/openmetrics-text" in request.headers.get("Accept", "")
+        zipped = accepts_gzip(request.headers.get("Accept-Encoding", ""))
+        headers = {"Content-Type": OPENMETRICS if openmetrics else TEXT, "Vary": "Accept, Accept-Encoding"}
+        if zipped:
+            headers["Content-Encoding"] = "gzip"
+        response = web.StreamResponse(headers=headers)
+        # Level 1 costs a quarter of the default and gains nearly as much on lines that are so alike.
+        packer = zlib.compressobj(1, wbits=_GZIP) if zipped else None
+        async with asyncio.timeout(SCRAPE_S), self._scrapes:
+            await response.prepare(request)
+            try:
+                for piece in self._metrics.render(openmetrics):
+                    data = piece.encode("utf-8", "replace")
+                    if packer:
+                        data = packer.compress(data)
+                    if data:
+                        await response.write(data)
+                    await asyncio.sleep(0)  # lets requests through between two pieces
+                if packer:
+                    await response.write(packer.flush())
+                await response.write_eof()
+            except ConnectionError:
+                raise
+            except Exception:
+                # The status has gone out, so only a broken connection can tell the reader.
+                self._metrics.internal_error("web")
+                logger.exception("the metrics page failed")
+                if request.transport is not None:
+                    request.transport.close()
+        return response
+
+    async def _page_health(self, request: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _page_ready(self, request: web.Request) -> web.Response:
+        missing = list(self._ready())
+        said = {"status": "not ready" if missing else "ready", "missing": missing}
+        return web.json_response(said, status=503 if missing else 200)
