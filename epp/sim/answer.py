@@ -103,7 +103,7 @@ class Answer:
         self._left -= 1
         if not self.stream:
             if not self._left:
-                if self.drop_after:
+                if self.drop_after and number > self.drop_after:
                     self._exchange.cut()
                 self._exchange.reply(
                     200, self._whole(), b"content-type: application/json\r\n" + self._headers

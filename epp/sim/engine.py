@@ -106,6 +106,8 @@ class Engine:
         self._arrivals = 0
         self._step = 0
         self._batch: _Batch | None = None
+        self._intake: deque[Sequence] = deque()
+        """Not ready yet: still with the HTTP server and the tokeniser."""
         self._waiting: deque[Sequence] = deque()
         self._running: dict[Sequence, None] = {}
         """Admission order; the last one is preempted first."""
@@ -124,11 +126,13 @@ class Engine:
 
     @property
     def waiting(self) -> int:
+        """Ready and not in the batch, as of the last step's begin."""
         return len(self._waiting)
 
     @property
-    def busy(self) -> bool:
-        return bool(self._running or self._waiting)
+    def unfinished(self) -> int:
+        """All that it has taken and not ended."""
+        return len(self._running) + len(self._waiting) + len(self._intake)
 
     def generated(self, seq: Sequence) -> int:
         """Tokens that a sequence has produced."""
@@ -147,7 +151,7 @@ class Engine:
                 f"This model's maximum context length is {limit} tokens. The request has "
                 f"{prompt_tokens} prompt tokens and asks for {output_tokens} output tokens.",
             )
-        if len(self._waiting) >= self.max_waiting:
+        if len(self._waiting) + len(self._intake) >= self.max_waiting:
             raise Rejected(429, f"The waiting queue is full ({self.max_waiting} requests).")
 
     def add(self, work: Work, now: float) -> Sequence:
@@ -157,7 +161,7 @@ class Engine:
         self.check(work.prompt_tokens, work.output_tokens)
         seq = Sequence(work, self._arrivals, now, now + self.profile.intake_s)
         self._arrivals += 1
-        self._waiting.append(seq)
+        self._intake.append(seq)
         _count(self.waiting_loras, work.lora)
         if self._batch is None:
             self._begin(now)
@@ -169,7 +173,7 @@ class Engine:
             return
         seq.done_tokens = self.generated(seq)
         if seq.phase is Phase.WAITING:
-            self._waiting.remove(seq)
+            (self._intake if seq in self._intake else self._waiting).remove(seq)
             _uncount(self.waiting_loras, seq.work.lora)
         else:
             if seq.phase is Phase.DECODE and self._batch is not None:
@@ -194,6 +198,9 @@ class Engine:
     def _begin(self, now: float) -> None:
         self._batch = None
         batch = _Batch(now)
+        intake = self._intake
+        while intake and intake[0].ready_at <= now:
+            self._waiting.append(intake.popleft())
         preempted = self._grow_decodes()
         batch.decodes = len(self._decoding)
         budget = self.profile.max_num_batched_tokens - batch.decodes
@@ -211,8 +218,7 @@ class Engine:
         if not preempted and self._waiting:
             self._admit(batch, budget, now)
         if not batch.prefills and not self._decoding:
-            head = self._waiting[0] if self._waiting else None
-            self.due = head.ready_at if head is not None else NEVER
+            self.due = intake[0].ready_at if intake else NEVER
             return
         batch.decodes = len(self._decoding)
         p = self.profile
@@ -266,8 +272,6 @@ class Engine:
         passed: list[Sequence] = []
         while waiting and budget > 0 and len(running) < limit:
             seq = waiting[0]
-            if seq.ready_at > now:
-                break
             lora = seq.work.lora
             if lora and lora not in self.running_loras and len(self.running_loras) >= self.max_loras:
                 passed.append(waiting.popleft())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from epp.sim.httpd import JSON_TYPE, Connection, Exchange, Incoming
 from epp.sim.server import ModelServer, Settings
 
 BACKLOG = 1024
+_log = logging.getLogger(__name__)
 
 
 class Listener:
@@ -28,6 +30,7 @@ class Listener:
         self._listening: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._revival: asyncio.TimerHandle | None = None
+        self._reviving = False
 
     @property
     def alive(self) -> bool:
@@ -80,11 +83,18 @@ class Listener:
 
     async def revive(self) -> None:
         """Listens on the same port again, as a fresh process would."""
-        if self.alive:
+        if self.alive or self._reviving:
             return
-        self.server.set_faults(changed(self.server.faults, {"dead": False}))
-        self.server.reset()
-        await self.open()
+        self._reviving = True
+        try:
+            self.server.reset()
+            await self.open()
+            self.server.set_faults(changed(self.server.faults, {"dead": False}))
+        except OSError as error:
+            self.server.set_faults(changed(self.server.faults, {"dead": True}))
+            _log.warning("%s stays dead: %s", self.server.name, error)
+        finally:
+            self._reviving = False
 
 
 class Fleet:

@@ -44,12 +44,11 @@ class Site(Protocol):
 class Exchange:
     """The way back for one answer. Calls after the client has gone do nothing."""
 
-    __slots__ = ("_connection", "_keep_alive", "_started", "gone", "on_gone")
+    __slots__ = ("_connection", "_keep_alive", "gone", "on_gone")
 
     def __init__(self, connection: Connection, keep_alive: bool) -> None:
         self._connection = connection
         self._keep_alive = keep_alive
-        self._started = False
         self.gone = False
         self.on_gone: Callable[[], None] | None = None
         """Called once if the client leaves before the answer is complete."""
@@ -68,7 +67,6 @@ class Exchange:
         """Begins a chunked answer."""
         if self.gone:
             return
-        self._started = True
         close = b"" if self._keep_alive else b"connection: close\r\n"
         self._connection.send(b"%b%b%btransfer-encoding: chunked\r\n\r\n" % (_STATUS[status], headers, close))
 
@@ -88,6 +86,7 @@ class Exchange:
         """Drops the connection in the middle."""
         if not self.gone:
             self._connection.abort()
+            self.lost()
 
     def lost(self) -> None:
         """The connection's word that the client has gone."""
@@ -184,7 +183,7 @@ class Connection(asyncio.Protocol):
         length = self._headers.get(b"content-length", b"0")
         if length.isdigit() and len(length) < 20 and int(length) > MAX_BODY:
             raise _TooLargeError(413)
-        if self._headers.get(b"expect", b"").lower() == b"100-continue":
+        if self._headers.get(b"expect", b"").lower() == b"100-continue" and self._exchange is None:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
@@ -229,8 +228,9 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cuts the connection, unsent data and all."""
-        if self._transport is not None:
-            self._transport.abort()
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.abort()
 
     def close(self) -> None:
         """Closes the connection when what was written has gone out."""

@@ -39,6 +39,7 @@ class RealTime:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._settling = False
+        self._closed = False
 
     @property
     def now(self) -> float:
@@ -56,7 +57,8 @@ class RealTime:
         self._arm()
 
     def close(self) -> None:
-        """No more steps."""
+        """No more steps, whatever is still added or aborted."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None
@@ -70,7 +72,7 @@ class RealTime:
         engine = self.engine
         self._settling = True
         try:
-            while engine.due <= now:
+            while engine.due <= now and not self._closed:
                 self._on_step(engine.advance())
         finally:
             self._settling = False
@@ -78,7 +80,7 @@ class RealTime:
 
     def _arm(self) -> None:
         due = self.engine.due
-        if due >= self._timer_at or due == math.inf:
+        if due >= self._timer_at or self._closed:
             return  # a timer that fires too early arms the next one
         if self._timer is not None:
             self._timer.cancel()
