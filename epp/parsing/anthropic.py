@@ -28,7 +28,7 @@ class Block(msgspec.Struct, gc=False):
     thinking: str | None = None
     name: str | None = None
     input: msgspec.Raw = NONE
-    content: str | list[Block] | None = None
+    content: str | list[Block] | Block | None = None
     source: msgspec.Raw = NONE
 
 
@@ -80,13 +80,13 @@ def _parse(head: RequestHead, body: bytes, truncated: bool, *, skip_response: bo
     )  # fmt: skip
 
 
-def _add(out: list[bytes], content: str | list[Block] | None) -> None:
+def _add(out: list[bytes], content: str | list[Block] | Block | None) -> None:
     if content is None:
         return
     if isinstance(content, str):
         out.append(content.encode())
         return
-    for block in content:
+    for block in content if isinstance(content, list) else (content,):
         if block.text is not None:
             if not block.text.startswith(BILLING):
                 out.append(block.text.encode())

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from epp.parsing.body import decode
 from epp.parsing.media import (
     AUDIO_TOKENS,
     FILE_TOKENS,
@@ -51,6 +52,9 @@ class Message(msgspec.Struct, gc=False):
     summary: msgspec.Raw = NONE
 
 
+_OUTPUT: msgspec.json.Decoder[str | list[Part] | Part] = msgspec.json.Decoder(str | list[Part] | Part)
+
+
 def add_raw(out: list[bytes], raw: msgspec.Raw) -> None:
     """A JSON value as it stands in the body; null and empty arrays add nothing."""
     value = bytes(raw)
@@ -75,9 +79,22 @@ def add_messages(out: list[bytes], messages: Iterable[Message]) -> None:
         out.append(b"\n")
         if message.role is None and message.name:
             out.append(f"{message.name}\n".encode())
-        for raw in (message.tool_calls, message.arguments, message.output, message.summary):
+        for raw in (message.tool_calls, message.arguments, message.summary):
             if raw is not NONE:
                 add_raw(out, raw)
+        if is_set(message.output):
+            _add_output(out, message.output)
+
+
+def _add_output(out: list[bytes], raw: msgspec.Raw) -> None:
+    """What a call gave: text, parts, or one part such as a screenshot."""
+    content = decode(_OUTPUT, memoryview(raw), at="input[].output")
+    if isinstance(content, str):
+        out.append(content.encode())
+    else:
+        for part in content if isinstance(content, list) else (content,):
+            _add_part(out, part)
+    out.append(b"\n")
 
 
 def _add_part(out: list[bytes], part: Part) -> None:

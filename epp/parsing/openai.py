@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Final
 
 import msgspec
 
@@ -16,7 +16,7 @@ from epp.parsing.parser import BodyParser, Parser
 from epp.parsing.prompts import prompts_of
 from epp.parsing.rawjson import NONE, is_set
 
-F = TypeVar("F", bound=Fields)
+MAX_OUTPUT_TOKENS: Final = 2**31 - 1
 
 
 class Chat(Fields):
@@ -81,12 +81,13 @@ _RERANK = msgspec.json.Decoder(Rerank)
 
 
 def limit(field: str, value: int | float | None) -> int | None:
-    """Output tokens; a float counts when it is a whole number."""
-    if value is None or type(value) is int:
-        return value
+    """Output tokens, bounded; a float counts when it is a whole number, and what is negative is the engine's
+    to refuse."""
+    if value is None or value < 0:
+        return None
     if value != int(value):
         raise Refused(Reason.MALFORMED, f"`{field}` must be a whole number.", param=field)
-    return int(value)
+    return int(min(value, MAX_OUTPUT_TOKENS))
 
 
 def request_of(

@@ -63,8 +63,9 @@ class SseReader:
         self._held_bytes += len(piece)
         if self._held_bytes <= MAX_LINE_BYTES:
             self._held.append(piece)
-        elif len(self._held) != 1:
+        else:
             # Its beginning stays, so that it is counted; the rest is dropped until the line ends.
+            self._held.append(piece[:5])
             self._held[:] = [b"".join(self._held)[:5]]
 
     def _lines(self, data: bytes) -> None:
