@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from epp.config.decode import FieldError
 from epp.config.problems import nearest
-from epp.config.resolve import Instance, Instances
+from epp.config.resolve import Instance, Instances, references
 from epp.scheduling.contract import BuildContext
 from epp.scheduling.profile import Named
 
@@ -62,7 +62,7 @@ class Builder:
         for other in list(known.values()):
             if other.type_name in instance.row.type.needs and other is not instance:
                 self._get(other)
-        for name in self._instances.references(instance):
+        for _, name in references(instance):
             if name in known and name != instance.name:
                 self._get(known[name])
 

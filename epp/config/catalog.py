@@ -108,7 +108,7 @@ def _parser_of(make: Any) -> Any:
 
 def _paths(parser: Parser) -> str:
     claims = ", ".join(suffix.lstrip("/") for suffix in parser.claims)
-    return f"Reads {claims}." if claims else "Takes every path that no other parser claims; reads no body."
+    return f"reads {claims}" if claims else "takes every path that no other parser claims; reads no body"
 
 
 def _package(point: EntryPoint) -> str:

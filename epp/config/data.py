@@ -61,7 +61,7 @@ def _spec(written: object) -> MetricSpec | None:
     return parse_spec(written) if written else None
 
 
-_Spec = Annotated[MetricSpec | None, Spelling(_spec)]
+_Spec = Annotated[MetricSpec | None, Spelling("metric", _spec)]
 
 
 class EngineConfig(_Parameters, frozen=True):
@@ -190,9 +190,9 @@ def _as_it_is(parameters: Any, context: BuildContext) -> Any:
 
 
 PLUGINS: tuple[PluginType[Any], ...] = (
-    PluginType(METRICS_SOURCE, MetricsSource, _scrape, "Scrapes the engines' Prometheus metrics."),
-    PluginType(CORE_EXTRACTOR, CoreExtractor, _engines, "Reads load and cache sizes out of metrics."),
-    PluginType(MODELS_SOURCE, ModelsSource, _models, "Asks the engines which models they serve."),
-    PluginType(MODELS_EXTRACTOR, NoParameters, _as_it_is, "Reads model names out of those answers."),
-    PluginType(FILE_DISCOVERY, FileDiscovery, _as_it_is, "Takes the endpoints from a file."),
+    PluginType(METRICS_SOURCE, MetricsSource, _scrape, "scrapes the engines' Prometheus metrics"),
+    PluginType(CORE_EXTRACTOR, CoreExtractor, _engines, "reads load and cache sizes out of metrics"),
+    PluginType(MODELS_SOURCE, ModelsSource, _models, "asks the engines which models they serve"),
+    PluginType(MODELS_EXTRACTOR, NoParameters, _as_it_is, "reads model names out of those answers"),
+    PluginType(FILE_DISCOVERY, FileDiscovery, _as_it_is, "takes the endpoints from a file"),
 )

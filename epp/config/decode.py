@@ -38,9 +38,10 @@ class FieldError(ValueError):
 class Spelling(Generic[T]):
     """In `Annotated[T, Spelling(...)]`: the value is written as text and `parse` makes a T of it.
 
-    `parse` raises ValueError with words for the operator.
+    `parse` raises ValueError with words for the operator; `what` is how `epp plugins` calls the type.
     """
 
+    what: str
     parse: Callable[[object], T]
 
 

@@ -26,7 +26,6 @@ NOT_BUILT: Mapping[str, str] = MappingProxyType(
         "disagg-profile-handler": _DISAGGREGATION,
         "pd-profile-handler": _DISAGGREGATION,
         "data-parallel-profile-handler": "a port for every data-parallel rank is not built",
-        "header-profile-handler": "profiles chosen by a header are not built",
         "disagg-headers-handler": _DISAGGREGATION,
         "prefill-header-handler": _DISAGGREGATION,
         "always-disagg-pd-decider": _DISAGGREGATION,

@@ -71,8 +71,8 @@ def positive_duration(written: object) -> float:
     return seconds
 
 
-Duration: TypeAlias = Annotated[float, Spelling(duration)]
-PositiveDuration: TypeAlias = Annotated[float, Spelling(positive_duration)]
-Quantity: TypeAlias = Annotated[int, Spelling(quantity)]
-PositiveQuantity: TypeAlias = Annotated[int, Spelling(positive_quantity)]
-Limit: TypeAlias = Annotated[int, Spelling(limit)]
+Duration: TypeAlias = Annotated[float, Spelling("duration", duration)]
+PositiveDuration: TypeAlias = Annotated[float, Spelling("duration > 0", positive_duration)]
+Quantity: TypeAlias = Annotated[int, Spelling("quantity", quantity)]
+PositiveQuantity: TypeAlias = Annotated[int, Spelling("quantity > 0", positive_quantity)]
+Limit: TypeAlias = Annotated[int, Spelling("quantity or unlimited", limit)]

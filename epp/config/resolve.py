@@ -92,47 +92,56 @@ class Instances:
         for instance in self.known.values():
             if instance.type_name == type_name:
                 return instance
-        if type_name in self.named:
-            taken = self.known.get(type_name)
-            if taken is not None:
-                self.report.error(
-                    taken.path, f"the name '{type_name}' is needed for the default plugin of that type"
-                )
+        if type_name not in self.named:
+            return self._create(type_name, ())
+        taken = self.known.get(type_name)
+        if taken is not None:  # else its entry has a mistake that was reported
+            self.report.error(
+                taken.path, f"the name '{type_name}' is needed for the default plugin of that type"
+            )
+        return None
+
+    def _create(self, type_name: str, path: Path) -> Instance | None:
+        """A new instance with defaults; `path` is what wants it."""
+        try:
+            row = self.catalog[type_name]
+        except BrokenPackageError as error:
+            self.report.error(path, f"plugin type '{type_name}': {error}")
             return None
-        row = self.catalog[type_name]
-        parameters = decode({}, row.type.parameters, (), self.report)
+        parameters = decode({}, row.type.parameters, (), Report(""))
         if parameters is BAD:
+            self.report.error(
+                path, f"'{type_name}' must be listed under 'plugins': it has required parameters"
+            )
             return None
         self.known[type_name] = added = Instance(type_name, row, parameters, ())
         self.named.add(type_name)
         return added
 
     def add_needs(self) -> None:
-        """Create the producers that plugins need and the configuration does not have."""
+        """Create the producers that plugins need or name and the configuration does not list."""
         waiting = list(self.known.values())
         for instance in waiting:  # grows while it runs: a producer may need another
+            known = set(self.known)
             for type_name in instance.row.type.needs:
-                before = len(self.known)
-                if type_name not in self.catalog:
-                    self.report.error(
-                        (*instance.path, "type"),
-                        f"plugin type '{instance.type_name}' needs '{type_name}', which is not there",
-                    )
-                elif (added := self.add(type_name)) is not None and len(self.known) > before:
-                    waiting.append(added)
+                if type_name in self.catalog:
+                    self.add(type_name)
+                else:
+                    words = f"plugin type '{instance.type_name}' needs '{type_name}', which is not there"
+                    self.report.error((*instance.path, "type"), words)
+            for field, name in references(instance):
+                if name not in self.named:
+                    self._add_named(name, (*instance.path, "parameters", field))
+            waiting += [self.known[name] for name in self.known if name not in known]
 
-    def references(self, instance: Instance) -> list[str]:
-        """Names of plugins in its parameters: fields called `...ProducerName` or `...PluginName`."""
-        names = []
-        for spec in msgspec.structs.fields(instance.parameters):
-            if spec.encode_name.lower().endswith(("producername", "pluginname")):
-                value = getattr(instance.parameters, spec.name)
-                if isinstance(value, str) and value:
-                    names.append(value)
-                    if value not in self.named:
-                        at = (*instance.path, "parameters", spec.encode_name)
-                        self.report.error(at, f"no plugin is named '{value}'{nearest(value, self.named)}")
-        return names
+    def _add_named(self, name: str, path: Path) -> None:
+        """A producer may be named by its type without being listed: then it runs with defaults."""
+        if name in self.catalog:
+            self._create(name, path)
+        elif name in NOT_BUILT:
+            self.report.error(path, refusal(f"plugin type '{name}'", NOT_BUILT[name]))
+        else:
+            self.report.error(path, f"no plugin is named '{name}'{nearest(name, self.named)}")
 
     def refer(self, name: str, path: Path, *kinds: Kind) -> Instance | None:
         """The instance that a `pluginRef` at `path` means, if it is of one of these kinds."""
@@ -145,10 +154,21 @@ class Instances:
         instance = self.known.get(name)
         if instance is None:
             if name not in self.named:
-                hint = nearest(name, self.named)
+                hint = "; list it under 'plugins'" if name in self.catalog else nearest(name, self.named)
                 self.report.error(at, f"no plugin is named '{name}'{hint}")
             return None
         if instance.row.kind not in kinds:
             self.report.error(at, f"'{name}' is of kind {instance.row.kind}, not {kinds[0]}")
             return None
         return instance
+
+
+def references(instance: Instance) -> list[tuple[str, str]]:
+    """(field, name) of other plugins in its parameters: fields called `...ProducerName` or `...PluginName`."""
+    found = []
+    for spec in msgspec.structs.fields(instance.parameters):
+        if spec.encode_name.lower().endswith(("producername", "pluginname")):
+            value = getattr(instance.parameters, spec.name)
+            if isinstance(value, str) and value:
+                found.append((spec.encode_name, value))
+    return found
