@@ -6,7 +6,7 @@ import dataclasses
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -74,7 +74,7 @@ def values_of(parameters: msgspec.Struct) -> dict[str, Any]:
 
 
 def roles_of(row: Row) -> tuple[str, ...]:
-    """What the plugin is; for types with required parameters what their name says."""
+    """What the plugin is; where a sample cannot be built, what name and annotations say."""
     if row.kind not in (Kind.SCHEDULING, Kind.SATURATION):
         return (str(row.kind),)
     first = () if row.kind is Kind.SCHEDULING else (str(row.kind),)
@@ -87,7 +87,12 @@ def roles_of_plugin(plugin: object) -> tuple[str, ...]:
 
 
 def _sample(row: Row) -> object:
-    parameters = decode({}, row.type.parameters, (), Report(""))
+    required = {
+        field.encode_name: "x" if _strip(field.type)[0] is str else []
+        for field in msgspec.structs.fields(row.type.parameters)
+        if field.required
+    }
+    parameters = decode(required, row.type.parameters, (), Report(""))
     if parameters is BAD:
         return None
 
@@ -102,7 +107,14 @@ def _sample(row: Row) -> object:
 
 def _named_role(row: Row) -> tuple[str, ...]:
     last = row.name.rpartition("-")[2]
-    return (last,) if last in ROLES else ()
+    if last in ROLES:
+        return (last,)
+    try:
+        made = get_type_hints(row.type.build).get("return")
+    except (NameError, TypeError):
+        return ()
+    methods = {"filter": "keep", "scorer": "score", "picker": "pick", "producer": "produce"}
+    return tuple(role for role, method in methods.items() if hasattr(made, method))
 
 
 def json_ready(value: Any) -> Any:

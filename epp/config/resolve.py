@@ -129,9 +129,9 @@ class Instances:
                 else:
                     words = f"plugin type '{instance.type_name}' needs '{type_name}', which is not there"
                     self.report.error((*instance.path, "type"), words)
-            for field, name in references(instance):
+            for parameter, name in references(instance):
                 if name not in self.named:
-                    self._add_named(name, (*instance.path, "parameters", field))
+                    self._add_named(name, (*instance.path, "parameters", parameter))
             waiting += [self.known[name] for name in self.known if name not in known]
 
     def _add_named(self, name: str, path: Path) -> None:
@@ -164,7 +164,7 @@ class Instances:
 
 
 def references(instance: Instance) -> list[tuple[str, str]]:
-    """(field, name) of other plugins in its parameters: fields called `...ProducerName` or `...PluginName`."""
+    """(field, name) of plugins in its parameters: fields called `...ProducerName` or `...PluginName`."""
     found = []
     for spec in msgspec.structs.fields(instance.parameters):
         if spec.encode_name.lower().endswith(("producername", "pluginname")):
