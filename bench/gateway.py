@@ -2,10 +2,10 @@
 
     python bench/gateway.py [--quick] [--only epp,responder] [--config deploy/envoy/buffered.yaml]
 
-In front of a native upstream (an Envoy that answers directly), so that the pickers are what is measured. Every
-cell (connections x body size, then paced streams) is run for all targets in turn, several times over: noise of
-the machine meets all alike, and ratios are taken within a turn. CPU is user + system time of a whole process
-from /proc. Writes a table and out/bench-gateway.json.
+In front of a native upstream (an Envoy that answers directly), so that the pickers are what is measured.
+Every cell (connections x body size, then paced streams) is run for all targets in turn, several times over:
+noise of the machine meets all alike, and ratios are taken within a turn. CPU is user + system time of a whole
+process from /proc. Writes a table and out/bench-gateway.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import platform
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ import gateway_report
 import wrk
 from rich.console import Console
 from rich.progress import Progress
-from stack import DEPLOY, ROOT, Child, envoy, epp_serve, free_port
+from stack import DEPLOY, ROOT, Child, envoy, epp_serve, fetch, free_port
 
 TARGETS = ("plain", "responder", "epp")
 STREAM_CHUNKS = 200
@@ -221,8 +220,7 @@ class Bench:
         url = (
             f"http://127.0.0.1:{self._upstream_admin}/stats?filter=http.upstream.downstream_cx_tx_bytes_total"
         )
-        with urllib.request.urlopen(url) as answer:
-            return int(answer.read().decode().rpartition(":")[2])
+        return int(fetch(url).rpartition(":")[2])
 
     def idle_us_per_s(self, seconds: float = 2.0) -> dict[str, float]:
         """What each picker costs while nobody asks (epp scrapes its pool), in CPU us a second."""

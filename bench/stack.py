@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import random
 import re
@@ -11,7 +12,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -116,13 +116,24 @@ class Child:
         self.stop()
 
 
+# Loopback is never behind the proxy that the environment may name.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def fetch(url: str) -> str:
+    """The body of a GET on loopback. Raises OSError for a refused connection and for statuses from 400 on."""
+    with _DIRECT.open(url, timeout=5) as answer:
+        body: bytes = answer.read()
+    return body.decode()
+
+
 def answers(url: str) -> bool:
-    """Whether a GET is answered 200."""
+    """Whether a GET is answered with success."""
     try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status == 200
-    except (OSError, urllib.error.URLError):
+        fetch(url)
+    except (OSError, http.client.HTTPException):
         return False
+    return True
 
 
 def envoy(
@@ -169,8 +180,7 @@ class Served:
 
     def metric(self, name: str) -> float:
         """Sum of all series of that name on /metrics, 0.0 if there is none."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=5) as answer:
-            lines = answer.read().decode().splitlines()
+        lines = fetch(f"http://127.0.0.1:{self.metrics}/metrics").splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line))
 
 
