@@ -220,13 +220,13 @@ class Metrics:
         yield table.STREAMS.name, lambda: [((), self._streams)]
         for name, numbers in self._numbers.items():
             if numbers and name not in self._hidden:
-                yield name, numbers.items
+                yield name, lambda now=numbers: tuple(now.items())  # type: ignore[misc]
         for name, histograms in self._histograms.items():
             if histograms and name not in self._hidden:
-                yield name, histograms.items
+                yield name, lambda now=histograms: tuple(now.items())  # type: ignore[misc]
 
     def _of_meters(self, of: Callable[[RequestMeter], Iterable[Cell]]) -> Iterator[Cell]:
-        for meter in self._meters.values():
+        for meter in tuple(self._meters.values()):
             for key, value in of(meter):
                 if not isinstance(value, Histogram) or value.count:
                     yield key, value

@@ -77,8 +77,8 @@ class WebServer:
         self.notices: tuple[str, ...] = ()
         if options.auth and self._token is None and options.client_ca_file is None:
             self.notices = (
-                "metrics and debug pages are open to everyone who reaches the port: there is neither a cluster "
-                "to ask nor a --metrics-token-file; --metrics-endpoint-auth=false says that it is meant",
+                "metrics and debug pages are open to all who reach the port: there is no cluster to ask "
+                "and no --metrics-token-file; --metrics-endpoint-auth=false says that it is meant",
             )
 
     # -- running -----------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class WebServer:
         if zipped:
             headers["Content-Encoding"] = "gzip"
         response = web.StreamResponse(headers=headers)
-        # Level 1 costs a quarter of the default and gains nearly as much on lines that are so alike.
+        # Level 1: a third of the default's time, and a few percent more bytes on lines that are so alike.
         packer = zlib.compressobj(1, wbits=_GZIP) if zipped else None
         async with asyncio.timeout(SCRAPE_S), self._scrapes:
             await response.prepare(request)
