@@ -1,4 +1,4 @@
-"""Small GETs beside the load: which model there is, whether a server is up."""
+"""Small requests beside the load: which model there is, whether a server is up."""
 
 from __future__ import annotations
 
@@ -34,12 +34,19 @@ class _Whole:
         self.content += data[: MAX_BYTES - len(self.content)]
 
 
-async def get(
-    pool: Pool, path: str, headers: Mapping[str, str] | None = None, *, timeout_s: float = 10.0
+async def request(
+    pool: Pool,
+    method: str,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    timeout_s: float = 10.0,
 ) -> tuple[int, bytes]:
     """Status and the body's first MiB. Raises TransportError, TimeoutError."""
     target = pool.target
-    lines = [f"GET {target.prefix}{path} HTTP/1.1", f"host: {target.authority}"]
+    lines = [f"{method} {target.prefix}{path} HTTP/1.1", f"host: {target.authority}"]
+    if method == "POST":
+        lines.append("content-length: 0")
     lines.extend(f"{name}: {value}" for name, value in (headers or {}).items())
     whole = _Whole()
     async with asyncio.timeout(timeout_s):
@@ -49,7 +56,7 @@ async def get(
 
 async def first_model(pool: Pool, headers: Mapping[str, str]) -> str:
     """The first model that the target lists. Raises TransportError, TimeoutError, ValueError."""
-    status, body = await get(pool, "/v1/models", headers)
+    status, body = await request(pool, "GET", "/v1/models", headers)
     if status != 200:
         raise ValueError(f"/v1/models answered {status}; name a --model")
     try:
