@@ -30,7 +30,7 @@ from epp.scheduling.scheduler import Scheduler
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog, headline
 from epp.telemetry.series import RequestMeter
-from epp.telemetry.tracing import Trace, Tracing
+from epp.telemetry.tracing import UNTRACED, Trace, Tracer
 
 log = logging.getLogger("epp.director")
 
@@ -66,7 +66,7 @@ class Director:
         ledger: Ledger,
         outliers: Outliers | None,
         metrics: Metrics,
-        tracing: Tracing,
+        tracer: Tracer,
         decisions: DecisionLog,
         settings: Settings,
         clock: Clock,
@@ -79,7 +79,7 @@ class Director:
         self.ledger = ledger
         self.outliers = outliers
         self.metrics = metrics
-        self.tracing = tracing
+        self.tracer = tracer
         self.decisions = decisions
         self.settings = settings
         self.clock = clock
@@ -124,9 +124,8 @@ class RequestCall:
     """One request; see domain.views.Call for what each method means."""
 
     __slots__ = (
-        "_answered_at", "_body_bytes", "_d", "_decision", "_entry", "_events_seen", "_first_at", "_head",
-        "_last_at", "_meter", "_over", "_processing_s", "_reader", "_refused", "_request", "_restorer",
-        "_status", "_streaming", "_subset", "_trace",
+        "_body_bytes", "_d", "_decision", "_entry", "_first_at", "_head", "_last_at", "_meter", "_over",
+        "_processing_s", "_reader", "_request", "_restorer", "_status", "_streaming", "_subset", "_trace",
     )  # fmt: skip
 
     def __init__(self, director: Director, head: RequestHead) -> None:
@@ -139,14 +138,13 @@ class RequestCall:
         self._meter: RequestMeter | None = None
         self._reader: AnswerReader | None = None
         self._restorer: ModelRestorer | None = None
-        self._trace: Trace | None = None
+        self._trace: Trace = UNTRACED
         self._status = 0
         self._streaming = False
         self._first_at = 0.0
         self._last_at = 0.0
         self._body_bytes = 0
         self._processing_s = 0.0
-        self._refused = False
         self._over = False
 
     # --- request side -------------------------------------------------------------------------------------
@@ -159,7 +157,6 @@ class RequestCall:
 
     def refuse(self, refused: Refused) -> Answer:
         d, request = self._d, self._request
-        self._refused = True
         d.metrics.refused(refused)
         if request is None:
             meter = d.metrics.request("", "", "", None)
@@ -168,8 +165,7 @@ class RequestCall:
                 request.model, request.target_model, request.fairness_id, request.priority
             )
         meter.error(refused.reason.canonical)
-        if self._trace is not None:
-            self._trace.refused(refused)
+        self._trace.refused(refused)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("refused", extra={"request_id": self._head.request_id, "reason": refused.reason.name})
         return answer_of(refused)
@@ -187,16 +183,18 @@ class RequestCall:
     def _route(self, body: bytes, truncated: bool) -> Route:
         d, head = self._d, self._head
         headers = head.headers
-        trace = self._trace = d.tracing.request(head)
+        trace = self._trace = d.tracer.request(head)
+        trace.enter("parse")
         request = self._request = d.parsers.parse(head, body, truncated=truncated)
-        if trace is not None:
-            trace.parsed(request)
+        trace.parsed(request)
         request.target_model = _first(headers, _REWRITE) or request.model or headers.get(_MODEL_BEFORE_US, "")
         request.fairness_id = _first(headers, _FAIRNESS) or request.fairness_id
         snapshot = d.store.snapshot
         now = d.clock()
         rows = d.candidates(snapshot, self._subset, request)
+        trace.enter("admit")
         d.gate.admit(request, snapshot, rows, now)
+        trace.enter("schedule")
         try:
             cycle, decision = d.scheduler.schedule(request, snapshot, rows, now=now, seed=d.seed())
         except Refused:
@@ -206,8 +204,7 @@ class RequestCall:
         d.metrics.scheduled(decided_at - now, request.target_model, decision.endpoint)
         self._decision = decision
         d.decisions.record(decision)
-        if trace is not None:
-            trace.scheduled(decision)
+        trace.decided(decision)
         expected = d.scheduler.expected_output(request)
         if expected is None:
             expected = d.outputs.expected(request.target_model, request.max_output_tokens)
@@ -218,13 +215,13 @@ class RequestCall:
         set_headers = list(d.scheduler.request_headers(cycle, decision))
         if "x-request-id" not in headers:
             set_headers.append(("x-request-id", head.request_id))
-        if trace is not None:
-            set_headers += trace.headers()
+        set_headers += trace.headers
         changed = self._rewritten(request, body, truncated)
         meter = self._meter = d.metrics.request(
             request.model, request.target_model, request.fairness_id, request.priority
         )
         meter.started(request.size_bytes)
+        trace.enter("answer")
         d.metrics.request_processing.observe(d.clock() - head.received_at)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("routed", extra={"request_id": head.request_id, "decision": headline(decision)})
@@ -332,8 +329,7 @@ class RequestCall:
             self._account(request, decision, usage)
         if self._processing_s:
             d.metrics.answer_processing.observe(self._processing_s)
-        if self._trace is not None:
-            self._trace.ended(ending, self._status, usage)
+        self._trace.end(ending, status=self._status or None, usage=usage)
 
     def _account(self, request: Request, decision: Decision, usage: Usage | None) -> None:
         d, received_at = self._d, self._head.received_at

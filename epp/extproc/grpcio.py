@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from math import inf
 from time import monotonic
 from typing import Any, Final, NoReturn
 
@@ -72,6 +73,7 @@ class GrpcioTransport:
         self._clock = clock
         self._streams: set[_Stream] = set()
         self._opened = 0
+        self._cut_off_at = inf
         self._port = 0
         self._server: grpc.aio.Server | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -143,6 +145,7 @@ class GrpcioTransport:
         if self._sweeper is not None:
             self._sweeper.cancel()
         if self._server is not None:
+            self._cut_off_at = self._clock() + grace_s
             await self._server.stop(grace_s)
 
     async def _sweep(self) -> None:
@@ -176,19 +179,19 @@ class GrpcioTransport:
                 else:
                     await self._converse(context, stream)
             except asyncio.CancelledError:
-                if not stream.timed_out or context.done():
+                if not stream.timed_out:
                     raise
-                code = await self._time_out(context, exchange)
+                await self._time_out(context, exchange)
         except asyncio.CancelledError:
             code = "CANCELLED"
-            drained = not context.cancelled()
+            drained = self._clock() >= self._cut_off_at
             raise
         except grpc.aio.AbortError:
-            code = "INVALID_ARGUMENT"
+            code = "DEADLINE_EXCEEDED" if stream.timed_out else "INVALID_ARGUMENT"
             raise
         except Exception:
             code = "INTERNAL"
-            self._sink.unhandled()
+            self._sink.internal_error("stream")
             log.exception("a stream ended by a fault of ours")
             raise
         finally:
@@ -208,7 +211,7 @@ class GrpcioTransport:
             stream.progress_at = self._clock()
             decoded = decode(request)
             if decoded is None:
-                await self._abort(context, "a message that holds none of the six kinds")
+                await self._abort(context, "a message that holds none of the six kinds", "empty")
             if await self._send(context, exchange.receive(*decoded)):
                 return
             if exchange.pending is None:
@@ -240,7 +243,7 @@ class GrpcioTransport:
                     return _EOF
                 decoded = decode(request)
                 if decoded is None:
-                    await self._abort(context, "a message that holds none of the six kinds")
+                    await self._abort(context, "a message that holds none of the six kinds", "empty")
                 if await self._send(context, exchange.receive(*decoded)):
                     return None
                 reading = asyncio.ensure_future(context.read())
@@ -262,19 +265,16 @@ class GrpcioTransport:
                 return True
         return False
 
-    async def _abort(self, context: Context, message: str) -> NoReturn:
-        self._sink.protocol_violation()
+    async def _abort(self, context: Context, message: str, kind: str = "order") -> NoReturn:
+        self._sink.protocol_violation(kind)
         log.warning("ext_proc stream refused: %s", message)
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
 
-    async def _time_out(self, context: Context, exchange: Exchange) -> str:
-        """Answers the client where that is still possible; the stream's gRPC status."""
-        limit = self._limits.progress_timeout_s
-        late = Refused(Reason.TIMED_OUT, f"no further part of the request body came for {limit:g} seconds")
-        actions = exchange.refuse(late)
-        if actions:
-            await self._send(context, actions)
-            return "OK"
-        context.set_code(grpc.StatusCode.DEADLINE_EXCEEDED)
-        context.set_details("no message for too long")
-        return "DEADLINE_EXCEEDED"
+    async def _time_out(self, context: Context, exchange: Exchange) -> None:
+        """Answers the client where that is still possible, else ends the stream with a status."""
+        if exchange.waits_for_request:
+            limit = self._limits.progress_timeout_s
+            late = Refused(Reason.TIMED_OUT, f"no further part of the body came for {limit:g} seconds")
+            await self._send(context, exchange.refuse(late))
+        else:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no message for too long")

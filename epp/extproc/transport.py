@@ -42,9 +42,9 @@ class StreamSink(Protocol):
     def stream_closed(self, code: str, seconds: float) -> None:
         """`code`: a gRPC status name such as OK or INVALID_ARGUMENT."""
 
-    def protocol_violation(self) -> None: ...
+    def protocol_violation(self, kind: str) -> None: ...
 
-    def unhandled(self) -> None:
+    def internal_error(self, where: str) -> None:
         """A bug of ours ended a stream."""
 
 

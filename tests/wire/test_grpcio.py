@@ -1,0 +1,275 @@
+"""The grpc.aio transport with a fake door: real gRPC, no policy."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from epp.domain.errors import Reason, Refused
+from epp.domain.views import Ending, Route
+from epp.extproc.certificates import from_directory, self_signed
+from epp.extproc.grpcio import GrpcioTransport
+from epp.extproc.health import Health, serve_health
+from epp.extproc.transport import Limits
+from tests.fakes.door import FakeDoor
+from tests.fakes.sink import CountingSink
+from tests.wire import gateway as gw
+
+
+@asynccontextmanager
+async def serving(door: FakeDoor, **more: Any) -> AsyncIterator[tuple[GrpcioTransport, CountingSink]]:
+    sink = CountingSink()
+    transport = GrpcioTransport(door, address="127.0.0.1:0", sink=sink, new_id=lambda: "made", **more)
+    await transport.start()
+    try:
+        yield transport, sink
+    finally:
+        await transport.stop(0)
+
+
+async def ended(door: FakeDoor, call: int = 0) -> Ending:
+    """Waits until the server has seen the end of a stream."""
+    async with asyncio.timeout(10):
+        while len(door.calls) <= call or not door.calls[call].endings:
+            await asyncio.sleep(0.005)
+    return door.calls[call].endings[0]
+
+
+async def test_a_whole_duplex_request() -> None:
+    door = FakeDoor()
+    async with serving(door) as (transport, sink), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(subset=["10.0.0.1:8000"]))
+        await call.write(gw.request_body(b"one "))
+        await call.write(gw.request_body(b"two", end=True))
+        first = await call.read()
+        assert gw.set_headers(first) == {"x-gateway-destination-endpoint": "10.0.0.1:8000"}
+        assert first.request_headers.response.clear_route_cache
+        assert first.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == "10.0.0.1:8000"
+        pieces = [(await call.read()).request_body.response.body_mutation.streamed_response for _ in range(2)]
+        assert [(p.body, p.end_of_stream) for p in pieces] == [(b"one ", False), (b"two", True)]
+        await call.write(gw.answer_headers(served="10.0.0.2:8000"))
+        assert gw.set_headers(await call.read()) == {"x-seen": "1"}
+        await call.write(gw.answer_body(b"answer", end=True))
+        echoed = (await call.read()).response_body.response.body_mutation.streamed_response
+        assert (echoed.body, echoed.end_of_stream) == (b"answer", True)
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+        assert await call.code() is grpc.StatusCode.OK
+        assert await ended(door) is Ending.NATURAL
+        seen = door.calls[0]
+        assert seen.head is not None
+        assert (seen.body, seen.head.subset, seen.served) == (b"one two", ("10.0.0.1:8000",), "10.0.0.2:8000")
+        assert (sink.opened, sink.closed, transport.open_streams) == (1, ["OK"], 0)
+
+
+@pytest.mark.parametrize("subset", ["a:1,b:2", ["a:1, b:2"], ["a:1", 7, "b:2"]])
+async def test_subset_hints_also_for_requests_without_a_body(subset: Any) -> None:
+    door = FakeDoor()
+    async with serving(door) as (transport, _), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(end=True, subset=subset))
+        assert (await call.read()).WhichOneof("response") == "request_headers"
+        assert door.calls[0].head is not None
+        assert door.calls[0].head.subset == ("a:1", "b:2")
+        call.cancel()
+
+
+async def test_refusals_are_immediate_answers() -> None:
+    door = FakeDoor(early=Refused(Reason.NO_ENDPOINTS, "none left", retry_after_s=7))
+    async with serving(door) as (transport, _), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers())
+        answer = (await call.read()).immediate_response
+        headers = {o.header.key: o.header.raw_value for o in answer.headers.set_headers}
+        assert answer.status.code == 503
+        assert headers["retry-after"] == b"7"
+        assert headers["x-llm-d-request-dropped-reason"] == b"rejected-no-endpoints"
+        assert b'"none left"' in answer.body
+        assert await call.read() is grpc.aio.EOF
+
+
+async def test_impossible_orders_end_the_stream_with_a_status() -> None:
+    async with serving(FakeDoor()) as (transport, sink), gw.channel(transport.port) as channel:
+        for messages in ([gw.request_headers(), gw.request_headers()], [pb.ProcessingRequest()]):
+            call = gw.stream(channel)
+            for message in messages:
+                await call.write(message)
+            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert sink.violations == ["order", "empty"]
+        assert sink.errors == []
+
+
+async def test_a_waiting_decision_lets_the_client_leave() -> None:
+    never: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
+    door = FakeDoor(verdict=lambda call: never)
+    async with serving(door) as (transport, sink), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(end=True))
+        async with asyncio.timeout(10):
+            while not door.calls or door.calls[0].body is None:
+                await asyncio.sleep(0.005)
+        call.cancel()
+        assert await ended(door) is Ending.CLIENT_DISCONNECT
+        assert sink.closed == ["CANCELLED"]
+
+
+async def test_a_late_verdict_is_sent() -> None:
+    later: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
+    door = FakeDoor(verdict=lambda call: later)
+    async with serving(door) as (transport, _), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(modes=(1, 1)))
+        await call.write(gw.request_body(b"piece"))
+        await call.write(gw.request_trailers())
+        later.set_result(Route("10.0.0.7:1"))
+        kinds = [(await call.read()).WhichOneof("response") for _ in range(3)]
+        assert kinds == ["request_headers", "request_body", "request_trailers"]
+        call.cancel()
+
+
+async def test_envoys_own_answer_ends_the_waiting() -> None:
+    never: asyncio.Future[Route] = asyncio.get_running_loop().create_future()
+    door = FakeDoor(verdict=lambda call: never)
+    async with serving(door) as (transport, _), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers())
+        await call.write(gw.request_body(b"x", end=True))
+        await call.write(gw.answer_headers(504, end=True))
+        assert (await call.read()).WhichOneof("response") == "response_headers"
+        await call.done_writing()
+        assert await ended(door) is Ending.NATURAL
+        assert door.calls[0].status == 504
+
+
+async def test_too_many_streams_are_429() -> None:
+    door = FakeDoor()
+    async with serving(door, limits=Limits(max_streams=1)) as (transport, _):
+        async with gw.channel(transport.port) as channel:
+            first = gw.stream(channel)
+            await first.write(gw.request_headers(end=True))
+            await first.read()
+            second = gw.stream(channel)
+            await second.write(gw.request_headers(end=True))
+            assert (await second.read()).immediate_response.status.code == 429
+            first.cancel()
+
+
+async def test_an_upload_that_stalls_is_408() -> None:
+    door = FakeDoor()
+    now = [0.0]
+    async with serving(door, clock=lambda: now[0]) as (transport, _), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers())
+        async with asyncio.timeout(10):
+            while not door.calls:
+                await asyncio.sleep(0.005)
+        now[0] = 1000.0
+        assert (await call.read()).immediate_response.status.code == 408
+        assert await call.code() is grpc.StatusCode.OK
+        assert await ended(door) is Ending.REFUSED
+
+
+async def test_a_silent_answer_is_cut_off() -> None:
+    door = FakeDoor()
+    now = [0.0]
+    async with serving(door, clock=lambda: now[0]) as (transport, _), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(end=True))
+        await call.read()
+        now[0] = 10_000.0
+        assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_stop_waits_for_open_streams_and_then_cuts_them_off() -> None:
+    door = FakeDoor()
+    async with serving(door) as (transport, _), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(end=True))
+        await call.read()
+        stopping = asyncio.ensure_future(transport.stop(10))
+        await call.write(gw.answer_headers(end=True))
+        assert (await call.read()).WhichOneof("response") == "response_headers"
+        await call.done_writing()
+        await stopping
+        assert await ended(door) is Ending.NATURAL
+
+
+async def test_a_message_over_grpcs_default_limit_is_taken() -> None:
+    door = FakeDoor()
+    async with serving(door) as (transport, _), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(modes=(2, 0)))
+        await call.read()
+        await call.write(gw.request_body(b"x" * (8 << 20), end=True))
+        assert (await call.read()).WhichOneof("response") == "request_body"
+        assert door.calls[0].body is not None
+        assert len(door.calls[0].body) == 8 << 20
+        call.cancel()
+
+
+async def test_a_taken_port_is_an_oserror() -> None:
+    async with serving(FakeDoor()) as (transport, _):
+        second = GrpcioTransport(
+            FakeDoor(), address=f"127.0.0.1:{transport.port}", sink=CountingSink(), new_id=str
+        )
+        with pytest.raises(OSError, match="cannot listen"):
+            await second.start()
+
+
+async def test_tls_with_reload(tmp_path: Path) -> None:
+    pair = self_signed()
+    (tmp_path / "tls.crt").write_bytes(pair.certificate)
+    (tmp_path / "tls.key").write_bytes(pair.key)
+    source = from_directory(tmp_path)
+    async with serving(FakeDoor(), tls=source, reload_tls=True) as (transport, _):
+        for expected in (pair, self_signed()):
+            (tmp_path / "tls.crt").write_bytes(expected.certificate)
+            (tmp_path / "tls.key").write_bytes(expected.key)
+            trusted = grpc.ssl_channel_credentials(expected.certificate)
+            options = (
+                ("grpc.ssl_target_name_override", "localhost"),
+                ("grpc.use_local_subchannel_pool", 1),
+            )
+            async with grpc.aio.secure_channel(
+                f"127.0.0.1:{transport.port}", trusted, options=options
+            ) as channel:
+                call = gw.stream(channel)
+                await call.write(gw.request_headers(end=True))
+                assert (await call.read()).WhichOneof("response") == "request_headers"
+                call.cancel()
+
+
+def test_certificates_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    one, other = self_signed(), self_signed()
+    (tmp_path / "tls.crt").write_bytes(one.certificate)
+    (tmp_path / "tls.key").write_bytes(other.key)
+    with pytest.raises(ValueError, match="does not belong"):
+        from_directory(tmp_path)()
+
+
+async def test_health_answers_any_name() -> None:
+    ready = [False]
+    server, port = await serve_health(Health(lambda: ready[0]), "127.0.0.1:0")
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            serving_status = health_pb2.HealthCheckResponse.SERVING
+            for state in (False, True):
+                ready[0] = state
+                for name in ("", "liveness", "readiness", "inference-extension", "anything"):
+                    answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+                    assert (answer.status == serving_status) is state
+            listed = await stub.List(health_pb2.HealthListRequest())
+            assert "envoy.service.ext_proc.v3.ExternalProcessor" in listed.statuses
+    finally:
+        await server.stop(0)
