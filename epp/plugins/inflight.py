@@ -22,7 +22,8 @@ class InflightLoadParameters(
         1.5
     )
     max_estimated_output_tokens: Annotated[
-        int | None, Meta(ge=0, description="most expected output tokens of a request; null or 0 for no limit")
+        Annotated[int, Meta(ge=0)] | None,
+        Meta(description="most expected output tokens of a request; null or 0 for no limit"),
     ] = None
     prefix_match_info_producer_name: Annotated[
         str, Meta(description="accepted for compatibility: the ledger takes the decision's uncached tokens")
