@@ -217,7 +217,8 @@ class Metrics:
         for pool in tuple(self._pools.values()):
             yield from pool.families()
         yield table.PREFIX_SIZE.name, lambda: [(key, size()) for key, size in self._sizes.items()]
-        yield table.STREAMS.name, lambda: [((), self._streams)]
+        if table.STREAMS.name not in self._hidden:
+            yield table.STREAMS.name, lambda: [((), self._streams)]
         for name, numbers in self._numbers.items():
             if numbers and name not in self._hidden:
                 yield name, lambda now=numbers: tuple(now.items())  # type: ignore[misc]
