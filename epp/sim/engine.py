@@ -134,6 +134,11 @@ class Engine:
         """All that it has taken and not ended."""
         return len(self._running) + len(self._waiting) + len(self._intake)
 
+    @property
+    def context_tokens(self) -> int:
+        """KV tokens that the decoding sequences attend to, the step in flight included."""
+        return self._context
+
     def generated(self, seq: Sequence) -> int:
         """Tokens that a sequence has produced."""
         if seq.phase is Phase.DECODE:
