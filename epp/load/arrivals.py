@@ -132,7 +132,7 @@ _GRAMMAR: tuple[tuple[str, re.Pattern[str], Callable[[list[float], Random], Arri
     (
         "ramp:FROM-TO/SECONDS",
         re.compile(f"ramp:{_NUMBER}-{_NUMBER}/{_NUMBER}"),
-        lambda n, rng: staged([_stage(n[0], n[1], n[2])], rng),
+        lambda n, rng: staged(_not_all_silent([_stage(n[0], n[1], n[2])]), rng),
     ),
 )
 _STEP = re.compile(f"{_NUMBER}x{_NUMBER}")
@@ -150,7 +150,8 @@ def parse(text: str, rng: Random) -> Arrivals:
     if text.startswith("steps:"):
         steps = [_STEP.fullmatch(step) for step in text.removeprefix("steps:").split(",")]
         if all(steps):
-            return staged([_stage(float(s[1]), float(s[1]), float(s[2])) for s in steps if s], rng)
+            stages = [_stage(float(s[1]), float(s[1]), float(s[2])) for s in steps if s]
+            return staged(_not_all_silent(stages), rng)
     raise ValueError(f"{text!r} is none of: {SYNTAX}")
 
 
@@ -167,7 +168,13 @@ def _rate(value: float) -> float:
 
 
 def _stage(start: float, end: float, seconds: float) -> Stage:
-    if max(start, end) <= 0:
-        raise ValueError("a stage needs a rate above 0 at one of its ends")
-    _rate(max(start, end))
+    if max(start, end) > 0:
+        _rate(max(start, end))
     return Stage(start, end, _positive(seconds, "seconds"))
+
+
+def _not_all_silent(stages: Sequence[Stage]) -> Sequence[Stage]:
+    """A stage without arrivals is a pause; nothing but pauses is a mistake."""
+    if not any(stage.expected > 0 for stage in stages):
+        raise ValueError("a rate above 0 is needed somewhere")
+    return stages
