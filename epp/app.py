@@ -1,1 +1,279 @@
-"""Builds every room and owns the running process."""
+"""Composition root: builds every room, hands views and sinks down, and owns the running process.
+
+Start: configuration -> rooms -> endpoints known -> listeners. Stop (SIGTERM, SIGINT): not ready at once, but
+requests are still taken; when no stream is open any more, or at the deadline, the listeners close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from time import monotonic, perf_counter
+
+import grpc.aio
+
+from epp.admission.gate import Gate
+from epp.config.loaded import Loaded
+from epp.datalayer.inflight import Ledger
+from epp.datalayer.outliers import Outliers, recover
+from epp.datalayer.scrape import Scraper
+from epp.datalayer.store import Store
+from epp.director import Director, Settings
+from epp.extproc.certificates import from_directory, self_signed
+from epp.extproc.grpcio import GrpcioTransport
+from epp.extproc.health import Health, serve_health
+from epp.extproc.transport import Limits, Tls, Transport
+from epp.feeds import Feeds
+from epp.parsing.select import Parsers
+from epp.telemetry.metrics import Metrics
+from epp.telemetry.otel import open_tracer
+from epp.telemetry.reasons import DecisionLog
+from epp.web.server import WebOptions, WebServer
+
+log = logging.getLogger("epp.app")
+
+_QUIET_S = 2.0
+"""A picker without open streams goes this long after SIGTERM: gateways notice by health check or GOAWAY."""
+_TICK_S = 0.05
+
+
+class PluginCounts:
+    """PluginSink into the metrics; a broken plugin is also named in the log, once."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.timed = metrics.plugin_seconds
+        self._metrics = metrics
+        self._named: set[str] = set()
+
+    def fault(self, extension_point: str, type_name: str, name: str, what: str) -> None:
+        self._metrics.plugin_fault(name)
+        if name not in self._named:
+            self._named.add(name)
+            log.error("plugin %s (%s) failed and was left out: %s", name, extension_point, what)
+
+
+class ScrapeCounts:
+    """ScrapeErrors into the metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.poll_errors = metrics.poll_error
+        self.extract_errors = metrics.extract_error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The flags of `epp serve`, in their units."""
+
+    pool_name: str = "default"
+    bind_address: str = "[::]"
+    grpc_port: int = 9002
+    grpc_health_port: int = 9003
+    health_checking: bool = False
+    grpc_reflection: bool = False
+    grpc_max_recv_bytes: int = 0
+    grpc_max_send_bytes: int = -1
+    stream_metrics: bool = False
+    secure_serving: bool = True
+    cert_path: Path | None = None
+    cert_reload: bool = False
+    web: WebOptions = field(default_factory=WebOptions)
+    drain_timeout_s: float = 30.0
+    endpoints_file: Path | None = None
+    scrape_interval_s: float | None = None
+    staleness_s: float = 2.0
+    subset_filter: bool = True
+    emit_scores: bool = False
+    tracing: bool = True
+    notices: tuple[str, ...] = ()
+
+
+class App:
+    """One running picker."""
+
+    def __init__(self, options: Options, loaded: Loaded, environ: Mapping[str, str] | None = None) -> None:
+        """Raises ValueError or OSError for options that cannot be used."""
+        self.options = options
+        own = loaded.own
+        self._draining = False
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._patient = True
+        self.metrics = Metrics(stream_metrics=options.stream_metrics)
+        self.ledger = Ledger()
+        self.outliers = Outliers(Random(secrets.randbits(64))) if own.outliers.enabled else None
+        self.store = Store(observers=[self.ledger], health=self.outliers)
+        self.scheduler = loaded.scheduler(self.ledger, clock=perf_counter, sink=PluginCounts(self.metrics))
+        self.store.observe(self.scheduler)
+        self.decisions = DecisionLog(own.decision_log_size)
+        self.tracer = open_tracer(options.tracing, os.environ if environ is None else environ)
+        self.feeds = Feeds(
+            loaded.data,
+            self.store,
+            endpoints_file=options.endpoints_file,
+            scrape_interval_s=options.scrape_interval_s,
+            scrape_budget=own.scrape.cpu_share,
+            errors=ScrapeCounts(self.metrics),
+        )
+        self.metrics.watch_pool(options.pool_name, self.store, self.ledger, monotonic, options.staleness_s)
+        chance = Random(secrets.randbits(64))
+        director = Director(
+            parsers=Parsers(loaded.parsers),
+            scheduler=self.scheduler,
+            gate=Gate(loaded.detector.plugin, self.ledger),
+            store=self.store,
+            ledger=self.ledger,
+            outliers=self.outliers,
+            models=self.feeds.models,
+            metrics=self.metrics,
+            tracer=self.tracer,
+            decisions=self.decisions,
+            settings=Settings(options.subset_filter, options.emit_scores, own.reasons_header),
+            clock=monotonic,
+            seed=lambda: chance.getrandbits(32),
+        )
+        self.health = Health(lambda: not self.missing())
+        self.transport: Transport = GrpcioTransport(
+            director,
+            address=f"{options.bind_address}:{options.grpc_port}",
+            sink=self.metrics,
+            new_id=lambda: str(uuid.uuid4()),
+            limits=Limits(
+                max_body_bytes=own.limits.max_body_bytes,
+                max_streams=own.limits.max_streams,
+                progress_timeout_s=own.limits.progress_timeout,
+                max_message_bytes=options.grpc_max_recv_bytes,
+            ),
+            tls=self._tls(),
+            reload_tls=options.cert_reload,
+            reflection=options.grpc_reflection,
+            servicers=(self.health.register,) if options.health_checking else (),
+            max_send_bytes=options.grpc_max_send_bytes,
+        )
+        self.web = WebServer(
+            options.web,
+            metrics=self.metrics,
+            ready=self.missing,
+            plugins_state=self.scheduler.dump_state,
+            decisions=self.decisions,
+        )
+        self._health_server: grpc.aio.Server | None = None
+        self.health_port = 0
+        self._notices = (
+            *options.notices,
+            *(str(notice) for notice in loaded.notices),
+            *self.tracer.notices,
+            *self.web.notices,
+        )
+        self.metrics.config_notices(len(loaded.notices))
+
+    def _tls(self) -> Callable[[], Tls] | None:
+        if not self.options.secure_serving:
+            return None
+        if self.options.cert_path is not None:
+            source = from_directory(self.options.cert_path)
+            source()
+            return source
+        pair = self_signed()
+        return lambda: pair
+
+    def missing(self) -> Sequence[str]:
+        """What is missing until we are ready; nothing means ready."""
+        reasons = []
+        if not self.store.synced:
+            reasons.append("the pool's endpoints are not known yet")
+        if self._draining:
+            reasons.append("shutting down")
+        return reasons
+
+    async def run(self) -> None:
+        """Serve until stopped. Raises OSError for taken ports and EndpointsFileError for a bad first file."""
+        self.feeds.load()
+        await self.transport.start()
+        try:
+            self._health_server, self.health_port = await serve_health(
+                self.health, f"{self.options.bind_address}:{self.options.grpc_health_port}"
+            )
+            await self.web.start()
+            async with asyncio.TaskGroup() as tasks:
+                owned = [
+                    *(tasks.create_task(work) for work in self.feeds.work()),
+                    tasks.create_task(self._report()),
+                ]
+                if self.outliers is not None:
+                    owned.append(tasks.create_task(recover(self.outliers, monotonic)))
+                self._say_started()
+                await self._until_drained()
+                for task in owned:
+                    task.cancel()
+        finally:
+            await self._close()
+
+    def stop(self, *, patient: bool) -> None:
+        """Begin to drain; asked twice, end at once. `patient`: gateways get a moment to notice."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._patient = patient
+        self._stop.set()
+
+    def stop_on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: self.stop(patient=True))
+        loop.add_signal_handler(signal.SIGINT, lambda: self.stop(patient=False))
+
+    async def _until_drained(self) -> None:
+        await self._stop.wait()
+        self._draining = True
+        deadline = monotonic() + self.options.drain_timeout_s
+        log.info(
+            "draining: %d streams are open, at most %g s", self.transport.open_streams, deadline - monotonic()
+        )
+        quiet_since, opened = monotonic(), self.transport.opened_streams
+        while not self._stop_now.is_set() and (now := monotonic()) < deadline:
+            if self.transport.open_streams or self.transport.opened_streams != opened:
+                quiet_since, opened = now, self.transport.opened_streams
+            elif now - quiet_since >= (_QUIET_S if self._patient else 0.0):
+                break
+            await asyncio.sleep(_TICK_S)
+
+    async def _close(self) -> None:
+        await self.transport.stop(0)
+        if self._health_server is not None:
+            await self._health_server.stop(0)
+        await self.web.stop()
+        await asyncio.to_thread(self.tracer.close)
+        log.info("stopped")
+
+    async def _report(self) -> None:
+        """Scraping's pace, for the metrics page and, where it changed, the log."""
+        said = 0.0
+        while True:
+            await asyncio.sleep(1.0)
+            scraper: Scraper | None = self.feeds.scraper
+            if scraper is None:
+                continue
+            state = scraper.state(monotonic())
+            self.metrics.scrape_interval(state.interval_s)
+            if state.answering and state.interval_s != said:
+                said = state.interval_s
+                log.info(
+                    "scraping %d endpoints every %.0f ms (%.0f us each, %.0f%% of a core), %.0f ms old",
+                    state.endpoints, state.interval_s * 1e3, state.cost_s * 1e6, state.share * 100,
+                    state.mean_age_s * 1e3,
+                )  # fmt: skip
+
+    def _say_started(self) -> None:
+        for notice in self._notices:
+            log.warning("%s", notice)
+        log.info(
+            "serving ext_proc on port %d (%s), gRPC health on %d, metrics on %d; %d endpoints",
+            self.transport.port, "TLS" if self.options.secure_serving else "plain text", self.health_port,
+            self.web.port, len(self.store),
+        )  # fmt: skip

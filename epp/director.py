@@ -14,7 +14,7 @@ import numpy as np
 from epp.admission.gate import Gate
 from epp.datalayer.homes import Homes
 from epp.datalayer.inflight import Entry, Ledger
-from epp.datalayer.models import certainly_unserved, serving
+from epp.datalayer.models import ModelProbe, serving
 from epp.datalayer.outliers import Fault, Outliers, fault_of
 from epp.datalayer.outputs import OutputLengths
 from epp.datalayer.store import Store
@@ -71,6 +71,7 @@ class Director:
         settings: Settings,
         clock: Clock,
         seed: Callable[[], int],
+        models: ModelProbe | None = None,
     ) -> None:
         self.parsers = parsers
         self.scheduler = scheduler
@@ -78,6 +79,7 @@ class Director:
         self.store = store
         self.ledger = ledger
         self.outliers = outliers
+        self.models = models
         self.metrics = metrics
         self.tracer = tracer
         self.decisions = decisions
@@ -110,13 +112,13 @@ class Director:
             there = [row for row in rows.tolist() if snapshot.endpoints[row].key == home]
             if there:
                 return np.asarray(there, dtype=np.intp)
-        if request.target_model and request.api in _MODELLED:
-            if certainly_unserved(snapshot, request.target_model, rows):
-                text = f"no endpoint of the pool serves the model {request.target_model!r}"
-                raise Refused(Reason.MODEL_NOT_FOUND, text, param="model")
+        if self.models is not None and request.target_model and request.api in _MODELLED:
             serves = serving(snapshot, request.target_model, rows)
             if serves.any():
                 rows = rows[serves]
+            elif self.models.certainly_unserved(snapshot, request.target_model, rows, self.clock()):
+                text = f"no endpoint of the pool serves the model {request.target_model!r}"
+                raise Refused(Reason.MODEL_NOT_FOUND, text, param="model")
         return rows
 
 
@@ -216,7 +218,7 @@ class RequestCall:
         if "x-request-id" not in headers:
             set_headers.append(("x-request-id", head.request_id))
         set_headers += trace.headers
-        changed = self._rewritten(request, body, truncated)
+        changed = self._rewritten(request, body)
         meter = self._meter = d.metrics.request(
             request.model, request.target_model, request.fairness_id, request.priority
         )
@@ -233,13 +235,11 @@ class RequestCall:
             skip_response=request.skip_response,
         )
 
-    def _rewritten(self, request: Request, body: bytes, truncated: bool) -> bytes | None:
+    def _rewritten(self, request: Request, body: bytes) -> bytes | None:
         """The body with the target model's name, when that differs from the client's."""
-        if not body or not request.model or request.target_model == request.model:
+        if request.model_span is None or request.target_model == request.model:
             return None
         changed = splice_model(body, request.model_span, request.target_model)
-        if changed is None:
-            return None
         self._d.metrics.rewritten("header", request.model, request.target_model)
         self._restorer = ModelRestorer(request.target_model, request.model)
         return changed

@@ -1,0 +1,131 @@
+"""`epp serve`: the picker."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from epp.cli.flags import add_flags, notices, pool_name
+
+
+@click.command(context_settings={"max_content_width": 110})
+@add_flags
+def serve(**flags: Any) -> None:
+    """Answer Envoy's ext_proc streams: pick an endpoint for every request.
+
+    Takes the reference picker's flags. Without a configuration the policy is `expected-work`.
+    """
+    from epp.telemetry.logs import configure
+
+    try:
+        configure(_log_options(flags))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    loaded = _load(flags)
+    options = _options(flags)
+    raise SystemExit(_run(options, loaded))
+
+
+def _log_options(flags: dict[str, Any]) -> Any:
+    from epp.telemetry.logs import LogOptions
+
+    return LogOptions(
+        v=flags["v"],
+        encoder=flags["zap_encoder"] or "",
+        level=flags["zap_log_level"],
+        devel=flags["zap_devel"],
+        stacktrace_level=flags["zap_stacktrace_level"] or "",
+        time_encoding=flags["zap_time_encoding"],
+    )
+
+
+def _load(flags: dict[str, Any]) -> Any:
+    """The configuration, built; a wrong one ends the process with every mistake on stderr."""
+    from epp.config.loader import load_file, load_preset, load_text
+    from epp.config.problems import ConfigError
+
+    given = [name for name in ("config_file", "config_text", "preset") if flags[name]]
+    if len(given) > 1:
+        names = " and ".join("--" + name.replace("_", "-") for name in given)
+        raise click.UsageError(f"{names} exclude each other")
+    alpha = flags["allow_experimental_plugins"]
+    try:
+        if flags["config_file"]:
+            return load_file(flags["config_file"], allow_experimental=alpha)
+        if flags["config_text"]:
+            return load_text(flags["config_text"], source="--config-text", allow_experimental=alpha)
+        return load_preset(flags["preset"]) if flags["preset"] else load_preset()
+    except ConfigError as error:
+        click.echo(str(error), err=True)
+        raise SystemExit(1) from error
+
+
+def _options(flags: dict[str, Any]) -> Any:
+    from epp.app import Options
+    from epp.web.server import WebOptions
+
+    if flags["tls_min_version"] not in ("", "VersionTLS12"):
+        raise click.UsageError(
+            "--tls-min-version: only VersionTLS12, where this transport begins, can be set"
+        )
+    host = flags["bind_address"].strip("[]")
+    web = WebOptions(
+        host=None if host == "::" else host,
+        port=flags["metrics_port"],
+        auth=flags["metrics_endpoint_auth"],
+        token_file=_path(flags["metrics_token_file"]),
+        cert_dir=_path(flags["metrics_cert_dir"]),
+        client_ca_file=_path(flags["metrics_client_ca_file"]),
+        pprof=flags["enable_pprof"],
+    )
+    return Options(
+        pool_name=pool_name(flags["pool_name"]),
+        bind_address=f"[{host}]" if ":" in host else host,
+        grpc_port=flags["grpc_port"],
+        grpc_health_port=flags["grpc_health_port"],
+        health_checking=flags["health_checking"],
+        grpc_reflection=flags["grpc_reflection"],
+        grpc_max_recv_bytes=flags["grpc_max_recv_msg_size"],
+        grpc_max_send_bytes=flags["grpc_max_send_msg_size"],
+        stream_metrics=flags["enable_grpc_stream_metrics"],
+        secure_serving=flags["secure_serving"],
+        cert_path=_path(flags["cert_path"]),
+        cert_reload=flags["enable_cert_reload"],
+        web=web,
+        drain_timeout_s=flags["drain_timeout"],
+        endpoints_file=_path(flags["endpoints_file"]),
+        scrape_interval_s=flags["refresh_metrics_interval"],
+        staleness_s=flags["metrics_staleness_threshold"],
+        subset_filter=not flags["disable_endpoint_subset_filter"],
+        emit_scores=flags["emit_endpoint_scores"],
+        tracing=flags["tracing"],
+        notices=tuple(notices(sys.argv[1:])),
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _run(options: Any, loaded: Any) -> int:
+    import uvloop
+
+    from epp.app import App
+    from epp.datalayer.endpoints_file import EndpointsFileError
+
+    async def main() -> None:
+        app = App(options, loaded)
+        app.stop_on_signals()
+        await app.run()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    except (EndpointsFileError, OSError, ValueError) as error:
+        click.echo(f"epp serve: {error}", err=True)
+        return 1
+    return 0

@@ -1,0 +1,74 @@
+"""What feeds the store: discovery, name resolution, scraping and model lists, as the configuration asks."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from epp.config.data import DataSettings
+from epp.datalayer.files import FileDiscovery
+from epp.datalayer.models import ModelProbe
+from epp.datalayer.pace import DEFAULT_INTERVAL_S, Pace
+from epp.datalayer.resolve import Resolver
+from epp.datalayer.scrape import ScrapeErrors, Scraper
+from epp.datalayer.store import Store
+from epp.domain.endpoint import EndpointSpec
+
+
+class Feeds:
+    """Builds the writers of one store. `load` once, then run every coroutine of `work` until cancelled."""
+
+    def __init__(
+        self,
+        data: DataSettings,
+        store: Store,
+        *,
+        endpoints_file: Path | None,
+        scrape_interval_s: float | None,
+        scrape_budget: float,
+        errors: ScrapeErrors,
+    ) -> None:
+        """Raises ValueError without any discovery, OSError for TLS files that cannot be used."""
+        self._resolver = Resolver(lambda specs: store.set_endpoints(specs, monotonic()))
+        if endpoints_file is not None and data.discovery is not None:
+            raise ValueError("--endpoints-file and a file-discovery plugin exclude each other")
+        if endpoints_file is not None:
+            self._files = FileDiscovery(endpoints_file, self._found, watch=True)
+        elif data.discovery is not None:
+            self._files = FileDiscovery(data.discovery.path, self._found, watch=data.discovery.watch_file)
+        else:
+            raise ValueError(
+                "no endpoints: give --endpoints-file, or a file-discovery plugin under dataLayer.discovery "
+                "(finding endpoints through Kubernetes is not supported yet)"
+            )
+        self.scraper: Scraper | None = None
+        if data.scrape is not None:
+            interval_s = data.scrape.interval_s or scrape_interval_s or DEFAULT_INTERVAL_S
+            self.scraper = Scraper(
+                store,
+                source=data.scrape.source,
+                engines=data.engines,
+                pace=Pace(interval_s, budget=scrape_budget),
+                errors=errors,
+            )
+        self.models: ModelProbe | None = None
+        if data.models is not None:
+            self.models = ModelProbe(store, source=data.models, errors=errors)
+
+    def _found(self, specs: Sequence[EndpointSpec]) -> None:
+        self._resolver.set_specs(specs)
+
+    def load(self) -> None:
+        """First reading of the endpoints file; raises EndpointsFileError."""
+        self._files.load()
+
+    def work(self) -> list[Coroutine[Any, Any, None]]:
+        """What is to run; each ends only by cancellation, or at once when there is nothing to watch."""
+        work = [self._files.run(), self._resolver.run()]
+        if self.scraper is not None:
+            work.append(self.scraper.run())
+        if self.models is not None:
+            work.append(self.models.run())
+        return work
