@@ -142,7 +142,7 @@ class ModelProbe:
         return max(self._base_s, SPREAD_S * len(self._due_at))
 
     def certainly_unserved(self, snapshot: Snapshot, model: str, rows: Ints, now: float) -> bool:
-        """Whether a 404 of our own is right: the list of every one of `rows` is known, fresh, without `model`.
+        """Whether a 404 of our own is right: every list of `rows` is known, fresh and without `model`.
 
         When lists are merely too old, they are asked for again, so that the next answer can be certain.
         """
@@ -203,7 +203,7 @@ class ModelProbe:
             if status != 200:
                 raise ValueError(f"answered {status}")
             names = model_names(body)
-        except (OSError, ValueError, TimeoutError, msgspec.MsgspecError) as why:
+        except (OSError, ValueError, TimeoutError, RecursionError, msgspec.MsgspecError) as why:
             self._failed(endpoint, why)
         else:
             now = self._clock()
