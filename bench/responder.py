@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from typing import Any, Final
 
 import click
 import grpc
@@ -24,6 +24,8 @@ from grpc_health.v1.health import aio as health_aio
 
 CHUNK_BYTES = 62_000
 DUPLEX = processing_mode_pb2.ProcessingMode.FULL_DUPLEX_STREAMED
+# The published type stubs lack it.
+_EOF: Final[Any] = vars(grpc.aio)["EOF"]
 HEADER = "x-gateway-destination-endpoint"
 
 Message = ext_proc.ProcessingRequest
@@ -56,13 +58,10 @@ class Responder:
             "response_trailers": Answer(response_trailers=ext_proc.TrailersResponse()),
         }
 
-    async def process(
-        self, messages: AsyncIterator[Message], context: grpc.aio.ServicerContext[Message, Answer]
-    ) -> AsyncIterator[Answer]:
-        request_duplex = answer_duplex = False
-        chosen = False
+    async def process(self, _: object, context: grpc.aio.ServicerContext[Message, Answer]) -> None:
+        request_duplex = answer_duplex = chosen = False
         parts: list[bytes] = []
-        async for message in messages:
+        while (message := await context.read()) is not _EOF:
             if message.HasField("protocol_config"):
                 request_duplex = message.protocol_config.request_body_mode == DUPLEX
                 answer_duplex = message.protocol_config.response_body_mode == DUPLEX
@@ -71,16 +70,16 @@ class Responder:
                 ended = message.request_headers.end_of_stream
                 if ended or not request_duplex:
                     chosen = ended
-                    yield self._chosen if ended else self._empty[kind]
+                    await context.write(self._chosen if ended else self._empty[kind])
             elif kind == "request_body" and request_duplex:
                 parts.append(message.request_body.body)
                 if message.request_body.end_of_stream:
-                    yield self._chosen
+                    await context.write(self._chosen)
                     for answer in _echo(b"".join(parts)):
-                        yield answer
+                        await context.write(answer)
                     parts.clear()
             elif kind == "request_body":
-                yield self._empty[kind] if chosen else self._chosen_at_body
+                await context.write(self._empty[kind] if chosen else self._chosen_at_body)
                 chosen = True
             elif kind == "response_body" and answer_duplex:
                 body = message.response_body
@@ -88,9 +87,9 @@ class Responder:
                 streamed = answer.response_body.response.body_mutation.streamed_response
                 streamed.body = body.body
                 streamed.end_of_stream = body.end_of_stream
-                yield answer
+                await context.write(answer)
             elif kind is not None:
-                yield self._empty[kind]
+                await context.write(self._empty[kind])
 
 
 def _echo(body: bytes) -> list[Answer]:
