@@ -88,9 +88,7 @@ class View:
         yield from histograms.items()
 
     def lines(self, key: Key, value: float | Histogram) -> list[str]:
-        body = "".join(
-            f'{head}{escaped(label)}"' for head, label in zip(self._heads, key, strict=True)
-        )
+        body = "".join(f'{head}{escaped(label)}"' for head, label in zip(self._heads, key, strict=True))
         if not isinstance(value, Histogram):
             return [f"{self.name}{{{body}}} {value!r}\n" if body else f"{self.name} {value!r}\n"]
         below = list(accumulate(value.counts))

@@ -115,6 +115,8 @@ class _Recorded:
     def enter(self, step: str) -> None:
         if self._step is not None:
             self._step.end()
+        if not self._root.is_recording():
+            return
         self._step = self._provider.tracer.start_span(step, context=self._context)
 
     def parsed(self, request: Request) -> None:
