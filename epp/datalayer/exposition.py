@@ -19,6 +19,7 @@ MAX_SAMPLES = 1024
 _LOOK_BACK = 2048
 """How far before its last place a name is looked for."""
 
+_BEFORE_EXEMPLAR = re.compile(rb'[ \t]*(?:\{(?:[^"}]|"(?:[^"\\]|\\.)*")*\})?[^#{]*')
 _LABEL = re.compile(rb'[ \t]*([^\W\d][\w.:]*)[ \t]*=[ \t]*"((?:[^"\\\n]|\\.)*)"[ \t]*(?:,|$)')
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ENDS = (b" ", b"\t", b"{")
@@ -57,9 +58,9 @@ def samples(body: bytes, name: bytes, hint: int = 0) -> tuple[list[Sample], int]
 
 def _sample(rest: bytes) -> Sample | None:
     """What follows the name on its line: `{labels} value timestamp # exemplar`; only the value must be."""
-    exemplar = rest.find(b" # ")
-    if exemplar >= 0 and rest.count(b'"', 0, exemplar) % 2 == 0:
-        rest = rest[:exemplar]
+    if b" # " in rest:  # an exemplar, or a label's value that looks like one
+        match = _BEFORE_EXEMPLAR.match(rest)
+        rest = match[0] if match is not None else rest
     labels = b""
     close = rest.rfind(b"}")  # a value has no brace, so the last one ends the labels
     if close >= 0:
