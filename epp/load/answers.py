@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from typing import Any
 
 import msgspec
 
@@ -48,7 +49,7 @@ class _Usage(msgspec.Struct, gc=False):
 class _Body(msgspec.Struct, gc=False):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: Any = None
 
 
 class Answer:
@@ -176,8 +177,8 @@ class Answer:
             return None
 
     def _read(self, body: _Body) -> None:
-        if body.error is not None and bytes(body.error) != b"null":
-            self._fail("error-in-stream" if self.stream else "error-in-answer", _excerpt(bytes(body.error)))
+        if body.error is not None:
+            self._fail("error-in-stream" if self.stream else "error-in-answer", str(body.error)[:200])
         usage = body.usage
         if usage is None:
             return
@@ -201,7 +202,3 @@ def _beside_content(text: _Text) -> bool:
     if text.reasoning_content or text.reasoning:
         return True
     return any(call.function is not None and call.function.arguments for call in text.tool_calls or ())
-
-
-def _excerpt(data: bytes, limit: int = 200) -> str:
-    return data[:limit].decode("utf-8", "replace")

@@ -87,6 +87,7 @@ class Player:
                     self._refuse(arrival, first)
                     continue
                 self.live.sessions += 1
+                self.live.sent += 1  # counted when decided, not when its task first runs: limits must hold
                 group.create_task(self._play(arrival.session, first, arrival.at))
 
     def _build(self, arrivals: Iterator[Arrival], ahead: deque[tuple[Arrival, Call]]) -> bool:
@@ -114,12 +115,12 @@ class Player:
                 await self._until(due)
                 if self._over(due):
                     return
+                self.live.sent += 1
         finally:
             self.live.sessions -= 1
 
     async def _one(self, session: Session, call: Call, turn: int, due: float) -> tuple[Record, str]:
         live = self.live
-        live.sent += 1
         live.open += 1
         live.most_open = max(live.most_open, live.open)
         if live.open > self._limits.max_open:

@@ -102,5 +102,5 @@ def test_bounds_and_speed() -> None:
      "steps:0x4", "often", "constant:1 "],
 )  # fmt: skip
 def test_nonsense_is_refused(word: str) -> None:
-    with pytest.raises(ValueError, match=r"none of|must be|needs"):
+    with pytest.raises(ValueError, match=r"none of|must be|needed"):
         list(islice(parse(word, Random(0)), 1))
