@@ -120,7 +120,8 @@ class World:
 
 
 _COLUMNS = (
-    "slots", "waiting", "running", "kv_used", "block_size", "num_blocks", "scraped_at", "lora_max", "available",
+    "slots", "waiting", "running", "kv_used", "block_size", "num_blocks", "scraped_at", "lora_max",
+    "available",
 )  # fmt: skip
 
 

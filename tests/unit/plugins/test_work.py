@@ -1,0 +1,140 @@
+"""Expected work: its cost in tokens, what it takes for requests of others, and that it is an argmin."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from epp.datalayer.inflight import Ledger
+from epp.domain.snapshot import NEVER, Snapshot
+from epp.plugins.signals import APPROXIMATE_PREFIX
+from epp.plugins.work import ExpectedWork
+from epp.scheduling.contract import Cycle, PrefixMatch
+from tests.builders import request, snapshot
+from tests.laws.world import build
+
+
+def plugin(**parameters: Any) -> ExpectedWork:
+    built = build("expected-work-scorer", **parameters)
+    assert isinstance(built, ExpectedWork)
+    return built
+
+
+def ledger_of(load: list[tuple[int, int]]) -> Ledger:
+    """(requests, prefill tokens) by slot; the tokens are in the first request."""
+    ledger = Ledger()
+    for slot, (count, tokens) in enumerate(load):
+        for i in range(count):
+            ledger.start(slot, prefill_tokens=tokens if i == 0 else 0)
+    return ledger
+
+
+def cycle_of(
+    pool: Snapshot, ledger: Ledger, *, now: float = 100.0, matched: list[float] | None = None
+) -> Cycle:
+    cycle = Cycle(
+        request=request(b"x" * 4000), snapshot=pool, now=now, rng=Random(1), inflight=ledger
+    )  # 1,000 tokens
+    if matched is not None:
+        cycle.prefix[APPROXIMATE_PREFIX] = PrefixMatch(np.asarray(matched), 16, 64)
+    return cycle
+
+
+def cost(scorer: ExpectedWork, cycle: Cycle) -> list[float]:
+    return scorer.cost(cycle, np.arange(len(cycle.snapshot))).tolist()
+
+
+def test_backlog_uncached_and_running() -> None:
+    cycle = cycle_of(snapshot(3), ledger_of([(0, 0), (1, 500), (3, 200)]), matched=[0.0, 10.0, 16.0])
+    expected = [3 * 1000.0, 500 + 3 * 360 + 128, 200 + 0 + 3 * 128]
+    assert cost(plugin(), cycle) == expected
+    scores = plugin().score(cycle, np.arange(3))
+    least = min(expected)
+    assert scores.tolist() == pytest.approx([(1 + least) / (1 + c) for c in expected])
+
+
+def test_weights_are_parameters() -> None:
+    cycle = cycle_of(snapshot(1), ledger_of([(2, 50)]))
+    assert cost(plugin(backlogWeight=2, uncachedWeight=0.5, runningTokens=10), cycle) == [100 + 500 + 20]
+
+
+def test_without_a_match_the_whole_prompt_is_uncached() -> None:
+    assert cost(plugin(), cycle_of(snapshot(2), Ledger())) == [3000.0, 3000.0]
+
+
+class TestOthers:
+    """Requests of other clients and pickers, seen as scraped running + waiting minus ours."""
+
+    def test_cost_the_average_of_ours(self) -> None:
+        pool = snapshot(2, running=[2.0, 3.0], waiting=[0.0, 1.0])
+        cycle = cycle_of(pool, ledger_of([(2, 400), (2, 0)]))
+        # Ours: 400 + 4 x 128 = 912 tokens for 4 requests, so 228 each; two others at the second.
+        assert cost(plugin(), cycle) == [3000 + 400 + 256, 3000 + 256 + 2 * 228]
+
+    def test_cost_a_running_request_when_we_have_none(self) -> None:
+        assert cost(plugin(), cycle_of(snapshot(1, running=[2.0]), Ledger())) == [3000 + 2 * 128]
+
+    @pytest.mark.parametrize("scraped_at", [99.0, NEVER])
+    def test_count_nothing_when_metrics_are_stale(self, scraped_at: float) -> None:
+        pool = snapshot(1, running=[9.0], scraped_at=[scraped_at])
+        assert cost(plugin(), cycle_of(pool, Ledger())) == [3000.0]
+
+    def test_become_stale_without_a_new_scrape(self) -> None:
+        scorer, pool = plugin(), snapshot(1, running=[1.0])
+        assert cost(scorer, cycle_of(pool, Ledger())) == [3128.0]
+        assert cost(scorer, cycle_of(pool, Ledger(), now=100.3)) == [3000.0]
+
+    def test_are_not_hidden_by_what_we_send_after_the_scrape(self) -> None:
+        scorer, ledger, pool = plugin(), Ledger(), snapshot(1, running=[1.0])
+        assert cost(scorer, cycle_of(pool, ledger)) == [3128.0]
+        ledger.start(0)
+        assert cost(scorer, cycle_of(pool, ledger)) == [3000 + 128 + 128]
+
+    def test_do_not_appear_when_ours_end_after_the_scrape(self) -> None:
+        scorer, ledger, pool = plugin(), Ledger(), snapshot(1, running=[1.0])
+        entry = ledger.start(0)
+        assert cost(scorer, cycle_of(pool, ledger)) == [3128.0]
+        entry.end()
+        assert cost(scorer, cycle_of(pool, ledger)) == [3000.0]
+
+    def test_are_counted_anew_at_the_next_scrape_of_that_endpoint_only(self) -> None:
+        scorer, ledger = plugin(), Ledger()
+        entries = [ledger.start(0), ledger.start(1)]
+        cost(scorer, cycle_of(snapshot(2, running=[1.0, 1.0]), ledger))
+        for entry in entries:
+            entry.end()
+        pool = snapshot(2, running=[1.0, 1.0], scraped_at=[100.05, 100.0])
+        pool = Snapshot(**{name: getattr(pool, name) for name in pool.__slots__} | {"version": 2})
+        assert cost(scorer, cycle_of(pool, ledger, now=100.1)) == [3128.0, 3000.0]
+
+    def test_are_forgotten_with_the_slot(self) -> None:
+        scorer, pool = plugin(), snapshot(1, running=[5.0])
+        assert cost(scorer, cycle_of(pool, Ledger())) == [3000 + 5 * 128]
+        scorer.forget(0)
+        other = snapshot(1, scraped_at=[NEVER])
+        assert cost(scorer, cycle_of(other, Ledger())) == [3000.0]
+
+    def test_a_growing_pool(self) -> None:
+        scorer = plugin()
+        for size in (1, 3, 2, 5):
+            assert len(cost(scorer, cycle_of(snapshot(size, running=[1.0] * size), Ledger()))) == size
+
+
+@given(
+    loads=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9000)), min_size=1, max_size=12),
+    seed=st.integers(0, 999),
+)
+@settings(max_examples=60, deadline=None)
+def test_alone_it_is_the_exact_argmin(loads: list[tuple[int, int]], seed: int) -> None:
+    matched = [float(Random(seed + i).randrange(17)) for i in range(len(loads))]
+    cycle = cycle_of(snapshot(len(loads)), ledger_of(loads), matched=matched)
+    scorer = plugin()
+    costs, scores = cost(scorer, cycle), scorer.score(cycle, np.arange(len(loads)))
+    best = {i for i, value in enumerate(costs) if value == min(costs)}
+    assert {i for i, value in enumerate(scores.tolist()) if value == 1.0} == best
+    assert (scores > 0).all()
