@@ -21,11 +21,11 @@ from collections import deque
 
 import uvloop
 
-from epp.sim.engine import Step
 from epp.sim.exposition import Exposition
 from epp.sim.fleet import Fleet
 from epp.sim.profile import PROFILES
 from epp.sim.server import Settings
+from epp.sim.step import Step
 
 FIRST_PROMPT_TOKENS = 64
 

@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from epp.sim.engine import Engine, Step
+from epp.sim.engine import Engine
 from epp.sim.sequence import Rejected, Work
 from epp.sim.sequence import Sequence as Running
+from epp.sim.step import Step
 
 StepSeen = Callable[[int, Step], None]
 """Index of the engine, and what its step did."""

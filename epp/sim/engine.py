@@ -20,52 +20,14 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
 
+from epp.sim.adapters import Adapters
 from epp.sim.kvcache import KvCache
 from epp.sim.profile import Profile
 from epp.sim.sequence import Finish, Phase, Rejected, Sequence, Work
+from epp.sim.step import Batch, Counters, Step
 
 NEVER = math.inf
-
-
-@dataclass(slots=True)
-class Step:
-    """What one step did. Sequences are in the order of their admission."""
-
-    began_at: float
-    at: float
-    """When it ended: the time of all its events."""
-    first: Items[Sequence] = ()
-    """Produced their very first token."""
-    tokens: Items[Sequence] = ()
-    """Produced one token, those in `first` included."""
-    finished: Items[Sequence] = ()
-    """Produced their last token."""
-    prefill_tokens: int = 0
-    decodes: int = 0
-    """Sequences that decoded; the others in `tokens` ended their prefill."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since the start, as vLLM counts them. All in tokens but the last two."""
-
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    prompt_tokens: int = 0
-    generation_tokens: int = 0
-    preemptions: int = 0
-    steps: int = 0
-
-
-@dataclass(slots=True)
-class _Batch:
-    began_at: float
-    prefills: list[tuple[Sequence, int]] = field(default_factory=list)
-    prefill_tokens: int = 0
-    decodes: int = 0
 
 
 class Engine:
@@ -87,11 +49,8 @@ class Engine:
             )
         if profile.max_num_batched_tokens < profile.max_num_seqs:
             raise ValueError("max_num_batched_tokens is below max_num_seqs")
-        if max_loras < 1:
-            raise ValueError("max_loras is below 1")
         self.profile = profile
         self.name = name
-        self.max_loras = max_loras
         self.max_waiting = max_waiting
         self.slow = 1.0
         """Factor on the time of every step."""
@@ -99,13 +58,11 @@ class Engine:
         self.counters = Counters()
         self.due: float = NEVER
         """When `advance` must be called next; inf while there is nothing to do."""
-        self.running_loras: dict[str, int] = {}
-        """Adapter to number of running sequences."""
-        self.waiting_loras: dict[str, int] = {}
+        self.adapters = Adapters(max_loras)
         self._rng = random.Random(seed)
         self._arrivals = 0
         self._step = 0
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
         self._intake: deque[Sequence] = deque()
         """Not ready yet: still with the HTTP server and the tokeniser."""
         self._waiting: deque[Sequence] = deque()
@@ -167,7 +124,7 @@ class Engine:
         seq = Sequence(work, self._arrivals, now, now + self.profile.intake_s)
         self._arrivals += 1
         self._intake.append(seq)
-        _count(self.waiting_loras, work.lora)
+        self.adapters.wait(work.lora)
         if self._batch is None:
             self._begin(now)
         return seq
@@ -179,7 +136,7 @@ class Engine:
         seq.done_tokens = self.generated(seq)
         if seq.phase is Phase.WAITING:
             (self._intake if seq in self._intake else self._waiting).remove(seq)
-            _uncount(self.waiting_loras, seq.work.lora)
+            self.adapters.go(seq.work.lora)
         else:
             if seq.phase is Phase.DECODE and self._batch is not None:
                 self._context -= 1  # counted when the step in flight began
@@ -202,7 +159,7 @@ class Engine:
 
     def _begin(self, now: float) -> None:
         self._batch = None
-        batch = _Batch(now)
+        batch = Batch(now)
         intake = self._intake
         while intake and intake[0].ready_at <= now:
             self._waiting.append(intake.popleft())
@@ -239,7 +196,7 @@ class Engine:
         self._batch = batch
         self.due = now + took
 
-    def _end(self, batch: _Batch, now: float) -> Step:
+    def _end(self, batch: Batch, now: float) -> Step:
         self._step += 1
         step = self._step
         counters = self.counters
@@ -271,14 +228,14 @@ class Engine:
         counters.generation_tokens += len(tokens)
         return Step(batch.began_at, now, first, tokens, finished, batch.prefill_tokens, decodes)
 
-    def _admit(self, batch: _Batch, budget: int, now: float) -> None:
+    def _admit(self, batch: Batch, budget: int, now: float) -> None:
         waiting, running = self._waiting, self._running
         limit = self.profile.max_num_seqs
         passed: list[Sequence] = []
         while waiting and budget > 0 and len(running) < limit:
             seq = waiting[0]
             lora = seq.work.lora
-            if lora and lora not in self.running_loras and len(self.running_loras) >= self.max_loras:
+            if not self.adapters.fits(lora):
                 passed.append(waiting.popleft())
                 continue
             chunk = self._start(seq, budget)
@@ -288,8 +245,8 @@ class Engine:
             seq.phase = Phase.PREFILL
             running[seq] = None
             self._prefilling[seq] = None
-            _uncount(self.waiting_loras, lora)
-            _count(self.running_loras, lora)
+            self.adapters.go(lora)
+            self.adapters.run(lora)
             if seq.scheduled_at < 0:
                 seq.scheduled_at = now
             self._chunk(batch, seq, chunk)
@@ -317,7 +274,7 @@ class Engine:
         seq.private = need
         return chunk
 
-    def _chunk(self, batch: _Batch, seq: Sequence, chunk: int) -> None:
+    def _chunk(self, batch: Batch, seq: Sequence, chunk: int) -> None:
         """Counts a chunk as computed and publishes the blocks that it fills, at once, as vLLM does: later
         requests of the same batch may already share them."""
         size = self.profile.block_tokens
@@ -394,7 +351,7 @@ class Engine:
         seq.target = seq.work.prompt_tokens + seq.done_tokens
         self.counters.preemptions += 1
         self._waiting.appendleft(seq)
-        _count(self.waiting_loras, seq.work.lora)
+        self.adapters.wait(seq.work.lora)
 
     def _leave(self, seq: Sequence, step: int) -> None:
         """Out of the batch; its blocks go back, full ones stay findable."""
@@ -408,21 +365,7 @@ class Engine:
         else:
             del self._prefilling[seq]
         del self._running[seq]
-        _uncount(self.running_loras, seq.work.lora)
+        self.adapters.end(seq.work.lora)
         self.kv.release(seq.shared, seq.private)
         seq.shared = []
         seq.private = 0
-
-
-def _count(adapters: dict[str, int], lora: str) -> None:
-    if lora:
-        adapters[lora] = adapters.get(lora, 0) + 1
-
-
-def _uncount(adapters: dict[str, int], lora: str) -> None:
-    if lora:
-        left = adapters[lora] - 1
-        if left:
-            adapters[lora] = left
-        else:
-            del adapters[lora]

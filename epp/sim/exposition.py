@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from epp.sim.engine import Engine, Step
+from epp.sim.engine import Engine
 from epp.sim.histogram import Histogram, one_two_five
 from epp.sim.sequence import Finish, Sequence
+from epp.sim.step import Step
 
 CONTENT_TYPE: Final = b"content-type: text/plain; version=0.0.4; charset=utf-8\r\n"
 
@@ -119,7 +120,8 @@ class Exposition:
         c = engine.counters
         seen = (
             engine.running, engine.waiting, engine.kv.used, c.steps, c.preemptions,
-            tuple(self._ended.values()), tuple(engine.waiting_loras), lies,
+            tuple(self._ended.values()), tuple(engine.adapters.running), tuple(engine.adapters.waiting),
+            lies,
         )  # fmt: skip
         if seen != self._seen:
             self._seen = (*seen[:-1], dict(lies))
@@ -158,8 +160,8 @@ class Exposition:
             _info(
                 "vllm:lora_requests_info",
                 "Adapters in use and waited for.",
-                f'max_lora="{engine.max_loras}",running_lora_adapters="{_escaped(",".join(engine.running_loras))}",'
-                f'waiting_lora_adapters="{_escaped(",".join(engine.waiting_loras))}"',
+                f'max_lora="{engine.adapters.slots}",running_lora_adapters="{_escaped(",".join(engine.adapters.running))}",'
+                f'waiting_lora_adapters="{_escaped(",".join(engine.adapters.waiting))}"',
                 repr(wall_time),
             )
         )

@@ -28,6 +28,7 @@ class Listener:
         self._fleet = fleet
         self._host = host
         self._listening: asyncio.Server | None = None
+        self._closing: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._revival: asyncio.TimerHandle | None = None
         self._reviving = False
@@ -51,10 +52,15 @@ class Listener:
             self._revival = None
         if self._listening is not None:
             self._listening.close()
-            self._listening = None
+            self._closing, self._listening = self._listening, None
         for connection in list(self._connections):
             connection.abort()
         self.server.clock.close()
+
+    async def wait_closed(self) -> None:
+        """After `close`: until the sockets are closed too."""
+        if self._closing is not None:
+            await self._closing.wait_closed()
 
     def handle(self, incoming: Incoming, exchange: Exchange) -> None:
         if incoming.path.startswith("/sim/"):
@@ -139,6 +145,13 @@ class Fleet:
                 connection.abort()
         for task in self._tasks:
             task.cancel()
+
+    async def wait_closed(self) -> None:
+        """After `close`: until all sockets are closed too."""
+        for listener in self.listeners:
+            await listener.wait_closed()
+        if self._admin is not None:
+            await self._admin.wait_closed()
 
     def spawn(self, revival: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(revival)

@@ -151,14 +151,16 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(501)
-        except _TooLargeError as too_large:
-            self._refuse(too_large.status)
+        except httptools.HttpParserUpgrade as upgrade:
+            # We speak no other protocol, so the request was answered as it is and the next one may follow.
+            self._parser = httptools.HttpRequestParser(self)
+            rest = data[upgrade.args[0] :]
+            if rest:
+                self.data_received(rest)
         except httptools.HttpParserError as error:
             # What a callback of ours raises comes wrapped.
             cause = error.__context__
-            self._refuse(cause.status if isinstance(cause, _TooLargeError) else 400)
+            self._refuse(cause.status if isinstance(cause, _RefusedError) else 400)
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -182,14 +184,16 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         length = self._headers.get(b"content-length", b"0")
         if length.isdigit() and len(length) < 20 and int(length) > MAX_BODY:
-            raise _TooLargeError(413)
+            raise _RefusedError(413)
+        if b"upgrade" in self._headers and (length != b"0" or b"transfer-encoding" in self._headers):
+            raise _RefusedError(501)  # the parser would take the body for the other protocol
         if self._headers.get(b"expect", b"").lower() == b"100-continue" and self._exchange is None:
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, body: bytes) -> None:
         self._body_size += len(body)
         if self._body_size > MAX_BODY:
-            raise _TooLargeError(413)
+            raise _RefusedError(413)
         self._body.append(body)
 
     def on_message_complete(self) -> None:
@@ -252,7 +256,7 @@ class Connection(asyncio.Protocol):
     def _count_head(self, size: int) -> None:
         self._head_size += size
         if self._head_size > MAX_HEAD:
-            raise _TooLargeError(431)
+            raise _RefusedError(431)
 
     def _refuse(self, status: int) -> None:
         """Answers what cannot be read, unless an answer is on its way, and closes."""
@@ -264,7 +268,7 @@ class Connection(asyncio.Protocol):
             self.abort()
 
 
-class _TooLargeError(Exception):
+class _RefusedError(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(status)
         self.status = status

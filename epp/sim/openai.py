@@ -25,7 +25,7 @@ class StreamOptions(msgspec.Struct):
 class Message(msgspec.Struct):
     role: str
     content: str | list[msgspec.Raw] | None = None
-    tool_calls: msgspec.Raw | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw()
 
 
 class Sampling(msgspec.Struct, kw_only=True):
@@ -44,7 +44,7 @@ class Sampling(msgspec.Struct, kw_only=True):
 class ChatBody(Sampling, kw_only=True):
     messages: list[Message]
     max_completion_tokens: int | None = None
-    tools: msgspec.Raw | None = None
+    tools: msgspec.Raw = msgspec.Raw()
 
 
 class CompletionBody(Sampling, kw_only=True):
@@ -83,6 +83,8 @@ class Ask:
     cache_salt: str
 
 
+_NOTHING = (b"", b"null", b"[]")
+
 Body = TypeVar("Body")
 
 
@@ -114,7 +116,7 @@ class Bodies:
         """Packed tokens of a text or of a chat."""
         read = _decode(self._tokenize, body)
         if read.messages is not None:
-            return self._render(read.messages, None)
+            return self._render(read.messages, msgspec.Raw())
         if read.prompt is None:
             raise Rejected(400, "prompt or messages is required", "prompt")
         return pack(_utf8(read.prompt))
@@ -122,7 +124,7 @@ class Bodies:
     def lora(self, body: bytes) -> LoraBody:
         return _decode(self._lora, body)
 
-    def _render(self, messages: list[Message], tools: msgspec.Raw | None) -> bytes:
+    def _render(self, messages: list[Message], tools: msgspec.Raw) -> bytes:
         turns = []
         for message in messages:
             content = message.content
@@ -132,10 +134,12 @@ class Bodies:
                 text = b""
             else:
                 text = b"".join([self._part_text(part) for part in content])
-            if message.tool_calls is not None:
-                text = pack(text) + bytes(message.tool_calls)
+            calls = bytes(message.tool_calls)
+            if calls not in _NOTHING:
+                text = pack(text) + calls
             turns.append((message.role, text))
-        return pack_chat(turns, bytes(tools) if tools is not None else b"")
+        preamble = bytes(tools)
+        return pack_chat(turns, b"" if preamble in _NOTHING else preamble)
 
     def _part_text(self, raw: msgspec.Raw) -> bytes:
         part = _decode(self._part, bytes(raw))

@@ -11,8 +11,9 @@ import math
 import time
 from collections.abc import Callable
 
-from epp.sim.engine import Engine, Step
+from epp.sim.engine import Engine
 from epp.sim.sequence import Sequence, Work
+from epp.sim.step import Step
 
 _TICK_S = 0.0005
 """uvloop rounds delays to milliseconds; half of one more never wakes us early."""

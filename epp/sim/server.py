@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from epp.sim.answer import Answer, Choice
-from epp.sim.engine import Engine, Step
+from epp.sim.engine import Engine
 from epp.sim.exposition import CONTENT_TYPE, Exposition
 from epp.sim.faults import Faults
 from epp.sim.httpd import JSON_TYPE, Exchange, Incoming
@@ -20,6 +20,7 @@ from epp.sim.openai import Ask, Bodies
 from epp.sim.profile import Profile
 from epp.sim.realtime import RealTime
 from epp.sim.sequence import Finish, Rejected, Sequence, Work
+from epp.sim.step import Step
 from epp.sim.tokens import TOKEN_BYTES, Speech, chain_all, count, root_of
 
 VERSION: Final = "0.11.0"

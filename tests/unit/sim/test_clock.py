@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 
 from epp.sim.clock import VirtualTime, simulate
-from epp.sim.engine import Engine, Step
+from epp.sim.engine import Engine
 from epp.sim.profile import LLAMA_8B_H100
 from epp.sim.realtime import RealTime
 from epp.sim.sequence import Finish, Rejected, Sequence, Work
+from epp.sim.step import Step
 from tests.unit.sim.shapes import engine, work
 
 TIGHT = replace(LLAMA_8B_H100, kv_blocks=160, max_model_len=2560, max_num_seqs=8, max_num_batched_tokens=256)

@@ -146,10 +146,10 @@ def test_adapters_beyond_the_slots_wait_and_others_pass() -> None:
     x = one.add(work("c", output=2, lora="x"), 0.2)
     plain = one.add(work("d", output=2), 0.3)
     one.advance()
-    assert (one.running_loras, one.waiting_loras) == ({"x": 2}, {"y": 1})
+    assert (one.adapters.running, one.adapters.waiting) == ({"x": 2}, {"y": 1})
     drain(one)
     assert x.scheduled_at == plain.scheduled_at < y.scheduled_at
-    assert (one.running_loras, one.waiting_loras) == ({}, {})
+    assert (one.adapters.running, one.adapters.waiting) == ({}, {})
 
 
 def test_limits_refuse() -> None:
@@ -249,10 +249,10 @@ def test_whatever_comes_everything_ends(data: st.DataObject) -> None:
             one.abort(rng.choice(admitted), now)
         assert one.kv.used <= blocks
         assert one.running <= one.profile.max_num_seqs
-        assert len(one.running_loras) <= one.max_loras
+        assert len(one.adapters.running) <= one.adapters.slots
     drain(one)
     assert (one.unfinished, one.kv.used, one.context_tokens) == (0, 0, 0)
-    assert (one.running_loras, one.waiting_loras) == ({}, {})
+    assert (one.adapters.running, one.adapters.waiting) == ({}, {})
     for seq in admitted:
         assert seq.ended is not None
         if seq.ended is not Finish.ABORT:
