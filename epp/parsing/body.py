@@ -66,12 +66,9 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | memoryview, *, at: st
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], head: RequestHead, body: bytes, truncated: bool) -> T:
-    """As `decode`; a cut body is closed first and, when that is not enough, counts as an empty object."""
+    """As `decode`; a cut body is closed first."""
     if truncated:
-        try:
-            return decode(decoder, completed(body))
-        except Refused:
-            return decode(decoder, b"{}")
+        return decode(decoder, completed(body))
     try:
         return decode(decoder, body)
     except Refused:

@@ -33,6 +33,8 @@ def completed(body: bytes) -> bytes:
         kind = token[0]
         if kind == 0x22:  # quote
             if awaiting_key:
+                if len(token) == 1:
+                    break
                 if len(closers) == 1:
                     key = token
                 continue

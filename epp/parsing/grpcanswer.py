@@ -59,7 +59,7 @@ class GrpcReader:
                 if number == _COMPLETE and isinstance(value, int):
                     self._usage = Usage(prompt_tokens=value)
                 elif number in _COUNTS and not isinstance(value, int):
-                    found = {n: v for n, v in fields(value) if isinstance(v, int)}
+                    found = _numbers(value)
                     prompt, completion, cached = _COUNTS[number]
                     if prompt in found:
                         # proto3 leaves zeros out
@@ -70,3 +70,10 @@ class GrpcReader:
                         )
         except Broken:
             return
+
+
+def _numbers(message: memoryview) -> dict[int, int]:
+    try:
+        return {number: value for number, value in fields(message) if isinstance(value, int)}
+    except Broken:
+        return {}

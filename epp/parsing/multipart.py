@@ -19,9 +19,11 @@ _MAX_FIELD: Final = 4096
 def parse_audio_form(head: RequestHead, body: bytes, truncated: bool) -> Request:
     """The span of the model covers the field's bytes; there are no quotes in a form."""
     found = _BOUNDARY.search(head.headers.get("content-type", ""))
-    if found is None:
+    fields: dict[bytes, tuple[int, int]] = {}
+    if found is not None:
+        fields = form_fields(body, (found[1] or found[2]).encode("latin-1", "replace"), truncated)
+    elif not truncated:
         raise Refused(Reason.MALFORMED, "The multipart content-type has no boundary.", param="content-type")
-    fields = form_fields(body, (found[1] or found[2]).encode("latin-1", "replace"), truncated)
     span = fields.get(b"model")
     model = _text(body, span) if span else ""
     if not model:

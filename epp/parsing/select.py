@@ -80,14 +80,21 @@ class Parsers:
         self._by_path: dict[str, BodyParser] = {}
 
     def parse(self, head: RequestHead, body: bytes, *, truncated: bool = False) -> Request:
-        """Raises Refused. A cut body is never refused for what may stand in the missing part."""
+        """Raises Refused; for a cut body only when no parser takes its path: the engine judges the whole."""
         path = head.path
         if is_bodiless(head, path):
             return parse_bodiless(head, path, len(body))
         parse = self._by_path.get(path) or self._select(path)
         if parse is None:
             raise Refused(Reason.UNSUPPORTED_PATH, f"No parser is configured for the path {path[:200]}.")
-        return parse(head, body, truncated)
+        try:
+            return parse(head, body, truncated)
+        except Refused:
+            if not truncated:
+                raise
+            request = parse(head, b"", True)
+            request.size_bytes = len(body)
+            return request
 
     def _select(self, path: str) -> BodyParser | None:
         parse = next((parse for suffix, parse in self._claims if path.endswith(suffix)), self.fallback)
