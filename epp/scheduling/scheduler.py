@@ -209,16 +209,23 @@ class Scheduler:
         """Drop what plugins keep about a slot, before it is given to another endpoint."""
         for step in self.plugins:
             forget = getattr(step.plugin, "forget", None)
-            if callable(forget):
+            if not callable(forget):
+                continue
+            try:
                 forget(slot)
+            except Exception as error:  # the others must still hear of it
+                self._probe.fault("EndpointRemoved", step, describe(error))
 
     def dump_state(self) -> dict[str, Mapping[str, Any]]:
         """JSON-ready state of every plugin that has one, by instance name."""
-        return {
-            step.name: step.plugin.dump_state()
-            for step in self.plugins
-            if isinstance(step.plugin, StateDumper)
-        }
+        states: dict[str, Mapping[str, Any]] = {}
+        for step in self.plugins:
+            if isinstance(step.plugin, StateDumper):
+                try:
+                    states[step.name] = step.plugin.dump_state()
+                except Exception as error:  # shown in its place
+                    states[step.name] = {"error": describe(error)}
+        return states
 
 
 def _without_avoided(snapshot: Snapshot, candidates: Ints) -> tuple[Ints, tuple[Drop, ...]]:
