@@ -160,7 +160,8 @@ class Bench:
             picker.wait_for(lambda: "ready" in picker.output())
         else:
             served = epp_serve([f"127.0.0.1:{port}" for port in engines], self.directory)
-            picker, grpc, health = live.enter_context(served.child), served.grpc, served.health
+            live.callback(served.stop_now)
+            picker, grpc, health = served.child, served.grpc, served.health
         filled = {"admin": admin, "listener": port, "listener_address": "127.0.0.1"}
         filled |= {"epp": grpc, "epp_health": health}
         return Target(name, port, live.enter_context(envoy(config, filled, self.directory)), picker)

@@ -80,13 +80,10 @@ class Child:
                 raise StackError(f"{self.name} not ready in {patience_s:g} s:\n{self.output()[-4000:]}")
             time.sleep(0.02)
 
-    def signal(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    def stop(self, patience_s: float = 5.0) -> int:
+    def stop(self, patience_s: float = 5.0, *, ask: signal.Signals = signal.SIGTERM) -> int:
         """The exit status."""
         if self.status is None:
-            self._process.terminate()
+            self._process.send_signal(ask)
         try:
             return self._process.wait(patience_s)
         except subprocess.TimeoutExpired:
@@ -178,33 +175,24 @@ class Served:
     health: int
     metrics: int
 
+    def stop_now(self) -> int:
+        """Without the moment that SIGTERM leaves to gateways. The exit status."""
+        return self.child.stop(ask=signal.SIGINT)
+
     def metric(self, name: str) -> float:
         """Sum of all series of that name on /metrics, 0.0 if there is none."""
         lines = fetch(f"http://127.0.0.1:{self.metrics}/metrics").splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if re.match(rf"{name}[ {{]", line))
 
 
-CONFIG = """\
-apiVersion: llm-d.ai/v1alpha1
-kind: EndpointPickerConfig
-plugins:
-- name: endpoints
-  type: file-discovery
-  parameters: {path: ENDPOINTS, watchFile: true}
-dataLayer:
-  discovery: {pluginRef: endpoints}
-"""
-
-
 def epp_serve(
     endpoints: Sequence[str],
     directory: Path,
     *,
-    config: str = CONFIG,
     secure: bool = False,
     flags: Sequence[str] = (),
 ) -> Served:
-    """`epp serve` on free ports over a file of endpoints (`ip:port`), ready. Stop its child when done."""
+    """`epp serve` with its default policy on free ports over a file of endpoints (`ip:port`), ready."""
     served_ports = free_port(), free_port(), free_port()
     grpc, health, metrics = served_ports
     listed = directory / f"endpoints-{grpc}.yaml"
@@ -215,9 +203,8 @@ def epp_serve(
             f'- {{name: engine-{i}, address: {ip}, port: "{port}"}}\n' for i, (ip, _, port) in enumerate(rows)
         )
     )
-    written = directory / f"epp-{grpc}.yaml"
-    written.write_text(config.replace("ENDPOINTS", str(listed)))
-    argv = [str(BIN / "epp"), "serve", "--config-file", str(written), "--pool-name", "pool"]
+    argv = [str(BIN / "epp"), "serve", "--endpoints-file", str(listed), "--pool-name", "pool"]
+    argv += ["--bind-address", "127.0.0.1"]
     argv += ["--grpc-port", str(grpc), "--grpc-health-port", str(health), "--metrics-port", str(metrics)]
     argv += [
         f"--secure-serving={str(secure).lower()}",

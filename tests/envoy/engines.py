@@ -1,7 +1,7 @@
 """Real HTTP model servers inside the test's event loop, which do what a request's headers ask them to.
 
 `x-act: json` (the default) answers at once; `stream` sends one event, waits until the test lets it go on and
-ends; `die` sends one event and drops the connection; `hold` answers nothing until let go.
+ends; `die` sends one event, waits likewise and drops the connection; `hold` answers nothing until let go.
 """
 
 from __future__ import annotations
@@ -104,6 +104,7 @@ class Engine:
         await response.prepare(request)
         await response.write(EVENT)
         if act == "die":
+            await self.go.wait()
             assert request.transport is not None
             request.transport.abort()
             return response

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import aiohttp
 
-from bench.stack import CONFIG, DEPLOY, Child, Served, answers, envoy, epp_serve, fetch, free_port
+from bench.stack import DEPLOY, Child, Served, answers, envoy, epp_serve, fetch, free_port
 from epp.cli.envoyfile import Value
 
 from .engines import Engine, start_engines
@@ -99,7 +99,6 @@ async def rig(
     values: Mapping[str, Value] | None = None,
     flags: Sequence[str] = (),
     secure: bool = False,
-    epp_config: str = CONFIG,
 ) -> AsyncIterator[Rig]:
     """`deploy/envoy/<config>` on free ports in front of epp and engines; `values` fill further marks."""
     pool = await start_engines(engines)
@@ -108,10 +107,8 @@ async def rig(
     async with contextlib.AsyncExitStack() as live:
         for engine in pool:
             live.push_async_callback(engine.stop)
-        served = await asyncio.to_thread(
-            epp_serve, addresses, directory, config=epp_config, flags=flags, secure=secure
-        )
-        live.callback(served.child.stop)
+        served = await asyncio.to_thread(epp_serve, addresses, directory, flags=flags, secure=secure)
+        live.callback(served.stop_now)
         filled: dict[str, Value] = {
             "admin": admin,
             "listener": port,

@@ -22,10 +22,11 @@ async def test_without_a_picker_every_request_is_answered(tmp_path: Path) -> Non
         for engine in stack.engines:
             engine.reset()
         for number in range(30):
-            ask = {"json": chat(f"{number}")} if number % 2 else {}
-            method = "POST" if number % 2 else "GET"
+            method, body = ("POST", chat(f"{number}")) if number % 2 else ("GET", None)
             headers = {CHOSEN: target.address, SERVED: target.address}
-            async with stack.client.request(method, "/v1/chat/completions", headers=headers, **ask) as answer:
+            async with stack.client.request(
+                method, "/v1/chat/completions", headers=headers, json=body
+            ) as answer:
                 assert answer.status == 200, await answer.text()
                 assert CHOSEN not in stack.engine(answer.headers[SERVED]).seen[-1].headers
         # A client that names its target does not get it: Envoy went on balancing.

@@ -85,6 +85,8 @@ async def test_an_engine_that_dies_in_the_middle(stack: Rig) -> None:
     request = chat(stream=True)
     async with stack.client.post("/v1/chat/completions", json=request, headers={"x-act": "die"}) as answer:
         assert answer.status == 200
+        assert await answer.content.readuntil(b"\n\n") == EVENT
+        stack.engine(answer.headers[SERVED]).go.set()
         with pytest.raises(aiohttp.ClientPayloadError):
             await answer.read()
     await stack.idle()
@@ -114,6 +116,8 @@ async def test_a_body_over_the_limit_is_413_as_openai_says_it(stack: Rig) -> Non
 
 
 async def test_a_thousand_streams_at_once(stack: Rig) -> None:
+    begun = 0
+
     async def one(number: int) -> bytes:
         request = chat(f"{number}", stream=True)
         headers = {"x-act": "stream"}
@@ -127,7 +131,6 @@ async def test_a_thousand_streams_at_once(stack: Rig) -> None:
                     engine.go.set()
             return first + await answer.content.read()
 
-    begun = 0
     answers = await asyncio.gather(*(one(number) for number in range(1000)))
     assert set(answers) == {EVENT + LAST}
     assert sum(stack.by_port().values()) == 1000
