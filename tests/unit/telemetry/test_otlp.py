@@ -80,7 +80,7 @@ def _request_class() -> Any:
 REQUEST = _request_class()
 
 
-class Collector(grpc.GenericRpcHandler):
+class Collector(grpc.GenericRpcHandler):  # type: ignore[type-arg]
     """Keeps what is exported to it."""
 
     def __init__(self) -> None:

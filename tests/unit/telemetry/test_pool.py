@@ -24,10 +24,10 @@ class Inflight:
         return slots.astype(np.float64)
 
     def prefill_tokens(self, slots: Ints) -> Floats:
-        return slots * 10.0
+        return slots.astype(np.float64) * 10
 
     def decode_tokens(self, slots: Ints) -> Floats:
-        return slots * 100.0
+        return slots.astype(np.float64) * 100
 
 
 def read(source: Snapshot, now: float = 100.0) -> Page:
