@@ -28,6 +28,16 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _DIGITS = re.compile(r"[0-9]{1,5}")
 
 
+# What JSON may write and YAML 1.1 may not: tabs between words (strings hold none raw), `\\/`, surrogate pairs.
+_JSON_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|.)")
+
+
+def _as_yaml(escape: re.Match[str]) -> str:
+    if escape[1]:
+        return chr(0x10000 + ((int(escape[1], 16) & 0x3FF) << 10) + (int(escape[2], 16) & 0x3FF))
+    return "/" if escape[0] == r"\/" else escape[0]
+
+
 class EndpointsFileError(ValueError):
     """What is wrong and where. `line` counts from 1, 0 when the whole file is meant."""
 
@@ -52,7 +62,7 @@ def _root(data: bytes, source: str) -> yaml.Node | None:
         line = data.count(b"\n", 0, error.start) + 1
         raise EndpointsFileError(source, line, "not UTF-8") from None
     if text.lstrip().startswith("{"):
-        text = text.replace("\t", " ")  # JSON may be indented with tabs, YAML may not; strings hold none raw
+        text = _JSON_ESCAPE.sub(_as_yaml, text.replace("\t", " "))
     try:
         depth = 0
         # The composer recurses in C: a deep file would end the process, so the events are looked at first.
@@ -97,11 +107,11 @@ class _Reading:
         lines: dict[tuple[str, str], int] = {}
         for number, node in enumerate(entries.value, 1):
             spec = self._spec(node, number)
-            line = node.start_mark.line + 1
-            before = lines.setdefault((spec.namespace, spec.name), line)
-            if before != line:
+            before = lines.get((spec.namespace, spec.name))
+            if before is not None:
                 problem = f"{spec.namespace}/{spec.name} stands already at line {before}"
                 raise self._wrong(node, problem, "name")
+            lines[spec.namespace, spec.name] = node.start_mark.line + 1
             specs.append(spec)
         return tuple(specs)
 

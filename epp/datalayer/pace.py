@@ -52,6 +52,7 @@ class Pace:
 
     def _settle(self, slack: float) -> None:
         needed_s = self._endpoints * self.cost_s / self._budget
-        interval_s = min(MAX_INTERVAL_S, max(self._base_s, needed_s))
-        if abs(interval_s - self.interval_s) > slack * self.interval_s or interval_s == self._base_s:
+        interval_s = max(self._base_s, min(MAX_INTERVAL_S, needed_s))
+        bound = interval_s in (self._base_s, MAX_INTERVAL_S)
+        if bound or abs(interval_s - self.interval_s) > slack * self.interval_s:
             self.interval_s = interval_s

@@ -14,6 +14,7 @@ def test_a_small_pool_is_scraped_at_the_interval_asked_for() -> None:
     pace.resize(8)
     assert pace.interval_s == DEFAULT_INTERVAL_S
     assert Pace(0.25).interval_s == 0.25
+    assert Pace(60.0).interval_s == 60.0
     assert Pace(0.001).interval_s == MIN_INTERVAL_S
 
 
