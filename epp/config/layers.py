@@ -47,10 +47,13 @@ def check_header(config: EndpointPickerConfig, report: Report) -> None:
         report.notice(("apiVersion",), f"'{version}' is deprecated; write '{API_VERSION}'")
     elif version != API_VERSION and not report.blames(("apiVersion",)):
         what = f"unknown apiVersion '{version}'" if version else "'apiVersion' is required"
-        report.error(("apiVersion",), f"{what}; it is {choices([API_VERSION, DEPRECATED_API_VERSION])}")
+        report.error(
+            ("apiVersion",) if version else (),
+            f"{what}; it is {choices([API_VERSION, DEPRECATED_API_VERSION])}",
+        )
     if kind != KIND and not report.blames(("kind",)):
         what = f"unknown kind '{kind}'" if kind else "'kind' is required"
-        report.error(("kind",), f"{what}; it is '{KIND}'")
+        report.error(("kind",) if kind else (), f"{what}; it is '{KIND}'")
     for i, word in enumerate(config.feature_gates):
         at = ("featureGates", i)
         gate, given, value = word.partition("=")

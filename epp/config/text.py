@@ -117,14 +117,15 @@ class _Reader:
                 self._keys[path] = _mark(key)
                 self.report.error(path, "a key must be a plain word", key=True)
                 continue
-            at = (*path, str(key.value))
-            if key.value in built:
+            word = _whole(key.value)
+            at = (*path, word)
+            if word in built:
                 first = self._keys[at].line
                 self._keys[at] = _mark(key)
-                self.report.error(at, f"duplicate key '{key.value}', first used in line {first}", key=True)
+                self.report.error(at, f"duplicate key '{word}', first used in line {first}", key=True)
                 continue
             self._keys[at] = _mark(key)
-            built[str(key.value)] = self.value(item, at)
+            built[word] = self.value(item, at)
         for source in merged:
             self._merge(source, built, path)
         return built
@@ -142,7 +143,7 @@ class _Reader:
                 into[str(key.value)] = self.value(item, at)
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
-        tag, text = node.tag.removeprefix(_TAG), str(node.value)
+        tag, text = node.tag.removeprefix(_TAG), _whole(node.value)
         if tag == "null":
             return None
         if tag == "bool":
@@ -163,6 +164,15 @@ class _Reader:
             self.report.error(path, f"the YAML tag '{node.tag}' has no meaning here")
             return None
         return text
+
+
+def _whole(text: str) -> str:
+    """JSON writes characters beyond the first plane as two escapes, which YAML reads as two halves."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _mark(node: yaml.Node) -> Mark:

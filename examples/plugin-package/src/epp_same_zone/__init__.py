@@ -6,10 +6,11 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
+
 from epp.domain.endpoint import Endpoint
 from epp.domain.snapshot import Floats, Ints
 from epp.scheduling.contract import BuildContext, Cycle, PluginType
-from msgspec import Meta
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
