@@ -204,11 +204,7 @@ class Engine:
         tokens = list(self._decoding)
         decodes = len(tokens)
         first: list[Sequence] = []
-        finished = [
-            seq
-            for seq in self._finish.pop(step, ())
-            if seq.phase is Phase.DECODE and self.generated(seq) == seq.work.output_tokens
-        ]
+        finished = self._finish.pop(step, [])
         for seq, _ in batch.prefills:
             if seq.phase is not Phase.PREFILL or seq.computed < seq.target:
                 continue  # aborted or preempted meanwhile, or more chunks to come
@@ -302,7 +298,8 @@ class Engine:
         left = seq.work.output_tokens - seq.done_tokens
         if left == 0:
             return True
-        self._finish.setdefault(step + left, []).append(seq)
+        seq.end_step = step + left
+        self._finish.setdefault(seq.end_step, []).append(seq)
         # Step start + j writes the KV of token computed + j: a new block is needed where that begins one.
         seq.block_step = step + 1 + -seq.computed % self.profile.block_tokens
         self._need_block.setdefault(seq.block_step, []).append(seq)
@@ -362,6 +359,11 @@ class Engine:
             size = self.profile.block_tokens
             if computed % size == 0 and computed > seq.computed:
                 self._publish(seq, computed // size - 1)
+            ending = self._finish.get(seq.end_step)
+            if ending is not None:  # it leaves before its end; nothing must keep it till then
+                ending.remove(seq)
+                if not ending:
+                    del self._finish[seq.end_step]
         else:
             del self._prefilling[seq]
         del self._running[seq]

@@ -17,6 +17,8 @@ import httptools
 
 MAX_BODY: Final = 64 << 20
 MAX_HEAD: Final = 64 << 10
+MAX_CONNECTIONS: Final = 16_384
+"""Of one listener; further ones are closed at once."""
 MAX_UNSENT: Final = 64 << 20
 """Bytes of answers that a client has not taken; beyond it the connection is cut."""
 
@@ -134,6 +136,10 @@ class Connection(asyncio.Protocol):
     # From the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if len(self._open) >= MAX_CONNECTIONS:
+            self._broken = True
+            transport.close()
+            return
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its class
         self._open.add(self)
 

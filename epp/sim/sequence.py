@@ -94,6 +94,8 @@ class Sequence:
     """Generated tokens; while decoding: as of `start_step`."""
     start_step: int = 0
     """Step that produced the token that opened this stretch of decoding."""
+    end_step: int = -1
+    """Step that will produce the last token, unless it is preempted before."""
     block_step: int = -1
     """Step that will need one more block."""
 
