@@ -153,15 +153,15 @@ async def test_envoys_own_answer_ends_the_waiting() -> None:
 
 async def test_too_many_streams_are_429() -> None:
     door = FakeDoor()
-    async with serving(door, limits=Limits(max_streams=1)) as (transport, _):
-        async with gw.channel(transport.port) as channel:
-            first = gw.stream(channel)
-            await first.write(gw.request_headers(end=True))
-            await first.read()
-            second = gw.stream(channel)
-            await second.write(gw.request_headers(end=True))
-            assert (await second.read()).immediate_response.status.code == 429
-            first.cancel()
+    limits = Limits(max_streams=1)
+    async with serving(door, limits=limits) as (transport, _), gw.channel(transport.port) as channel:
+        first = gw.stream(channel)
+        await first.write(gw.request_headers(end=True))
+        await first.read()
+        second = gw.stream(channel)
+        await second.write(gw.request_headers(end=True))
+        assert (await second.read()).immediate_response.status.code == 429
+        first.cancel()
 
 
 async def test_an_upload_that_stalls_is_408() -> None:

@@ -1,0 +1,188 @@
+"""The whole picker: composed in this process, and as the command that operators start."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import grpc
+import grpc.aio
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from epp.app import App, Options
+from epp.config.loader import load_preset
+from epp.web.server import WebOptions
+from tests.wire import gateway as gw
+
+BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()
+CHAT = {":method": "POST", ":path": "/v1/chat/completions", "x-request-id": "r1"}
+
+
+def endpoints_file(folder: Path, *addresses: str) -> Path:
+    path = folder / "endpoints.yaml"
+    entries = [{"name": f"e{i}", "address": a, "port": 8000} for i, a in enumerate(addresses)]
+    path.write_text(json.dumps({"endpoints": entries}))
+    return path
+
+
+@asynccontextmanager
+async def running(folder: Path, drain_timeout_s: float = 5.0) -> AsyncIterator[App]:
+    options = Options(
+        bind_address="127.0.0.1", grpc_port=0, grpc_health_port=0, health_checking=True,
+        secure_serving=False, web=WebOptions(host="127.0.0.1", port=0, auth=False),
+        drain_timeout_s=drain_timeout_s, endpoints_file=endpoints_file(folder, "127.0.0.1", "127.0.0.2"),
+        tracing=False, emit_scores=True,
+    )  # fmt: skip
+    app = App(options, load_preset(), environ={})
+    serving = asyncio.ensure_future(app.run())
+    async with asyncio.timeout(10):
+        while not app.health_port or app.web._runner is None:
+            await asyncio.sleep(0.005)
+            if serving.done():
+                serving.result()
+    try:
+        yield app
+    finally:
+        app.stop(patient=False)
+        app.stop(patient=False)
+        await serving
+
+
+async def status(port: int) -> int:
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service="x"))
+        return int(answer.status)
+
+
+async def test_a_request_is_routed_and_can_be_asked_about(tmp_path: Path) -> None:
+    async with running(tmp_path) as app, gw.channel(app.transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(CHAT))
+        await call.write(gw.request_body(BODY, end=True))
+        routed = await call.read()
+        chosen = gw.set_headers(routed)["x-gateway-destination-endpoint"]
+        assert chosen in ("127.0.0.1:8000", "127.0.0.2:8000")
+        scores = routed.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint-scores"]
+        assert set(scores.keys()) == {"127.0.0.1:8000", "127.0.0.2:8000"}
+        base = f"http://127.0.0.1:{app.web.port}"
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"{base}/debug/decisions/r1") as page:
+                assert chosen in await page.text()
+            async with session.get(f"{base}/metrics") as page:
+                assert 'inflight_requests{endpoint_name="e' in await page.text()
+            async with session.get(f"{base}/readyz") as page:
+                assert page.status == 200
+        assert await status(app.health_port) == health_pb2.HealthCheckResponse.SERVING
+        assert await status(app.transport.port) == health_pb2.HealthCheckResponse.SERVING
+        call.cancel()
+
+
+async def test_draining_keeps_open_streams_and_is_not_ready(tmp_path: Path) -> None:
+    async with running(tmp_path) as app, gw.channel(app.transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(CHAT))
+        async with asyncio.timeout(5):
+            while not app.transport.open_streams:
+                await asyncio.sleep(0.005)
+        app.stop(patient=False)
+        async with asyncio.timeout(5):
+            while not app.missing():
+                await asyncio.sleep(0.005)
+        assert await status(app.health_port) == health_pb2.HealthCheckResponse.NOT_SERVING
+        await call.write(gw.request_body(BODY, end=True))
+        assert (await call.read()).WhichOneof("response") == "request_headers"
+        await call.read()
+        late = gw.stream(channel)
+        await late.write(gw.request_headers(CHAT, end=True))
+        assert (await late.read()).WhichOneof("response") == "request_headers"
+        for stream in (call, late):
+            await stream.write(gw.answer_headers(end=True))
+            await stream.read()
+            await stream.done_writing()
+            assert await stream.code() is grpc.StatusCode.OK
+
+
+async def test_streams_that_outlast_the_deadline_are_cut_off(tmp_path: Path) -> None:
+    async with running(tmp_path, drain_timeout_s=0.1) as app, gw.channel(app.transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(CHAT))
+        async with asyncio.timeout(5):
+            while not app.transport.open_streams:
+                await asyncio.sleep(0.005)
+        app.stop(patient=True)
+        assert await call.code() is not grpc.StatusCode.OK
+        assert app.ledger.open_entries == 0
+
+
+def epp(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "epp", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--grcp-port", "1"], "--grpc-port"),
+        (["--endpoint-selector", "app=x"], "Kubernetes is not supported yet"),
+        (["--ha-enable-leader-election"], "leader election is not supported yet"),
+        (["--kv-cache-usage-percentage-metric=x"], "engineConfigs"),
+        (["--tls-cipher-suites=a"], "GRPC_SSL_CIPHER_SUITES"),
+        (["--tls-min-version=VersionTLS13"], "VersionTLS12"),
+        (["--drain-timeout", "soon"], "is not a duration"),
+        (["--tracing=maybe"], "true or false"),
+        (["--config-file", "a", "--config-text", "b"], "exclude each other"),
+        ([], "--endpoints-file"),
+        (["--endpoints-file", "/nowhere/endpoints.yaml"], "/nowhere/endpoints.yaml"),
+    ],
+)
+def test_wrong_flags_stop_the_start_and_say_why(arguments: list[str], words: str) -> None:
+    ended = epp(*arguments)
+    assert ended.returncode != 0
+    assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_wrong_configuration_stops_the_start(tmp_path: Path) -> None:
+    config = tmp_path / "epp.yaml"
+    config.write_text(
+        "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\nplugins:\n- type: que-scorer\n"
+    )
+    ended = epp("--config-file", str(config))
+    assert ended.returncode == 1
+    assert "epp.yaml:4:9: plugins[0].type" in ended.stderr
+    assert "queue-scorer" in ended.stderr
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_an_idle_picker_with_status_0(tmp_path: Path, sent: signal.Signals) -> None:
+    path = endpoints_file(tmp_path, "127.0.0.1")
+    command = [
+        sys.executable, "-m", "epp", "serve", "--endpoints-file", str(path), "--bind-address", "127.0.0.1",
+        "--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0", "--metrics-endpoint-auth=false",
+        "--tracing=false", "--v=2", "--ha-enable-leader-election=false", "--pool-namespace", "local",
+    ]  # fmt: skip
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = []
+        for line in process.stderr:
+            said.append(json.loads(line)["msg"])
+            if "serving ext_proc on port" in said[-1]:
+                break
+        process.send_signal(sent)
+        said += [json.loads(line)["msg"] for line in process.stderr]
+        assert process.wait(20) == 0
+    assert "--pool-namespace has no effect" in said[0]
+    assert said[-1] == "stopped"
