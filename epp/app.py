@@ -108,7 +108,11 @@ class App:
         self._patient = True
         self.metrics = Metrics(stream_metrics=options.stream_metrics)
         self.ledger = Ledger()
-        self.outliers = Outliers(Random(secrets.randbits(64))) if own.outliers.enabled else None
+        self.outliers = None
+        if own.outliers.enabled:
+            self.outliers = Outliers(
+                Random(secrets.randbits(64)), base_s=own.outliers.base_time, cap_s=own.outliers.max_time
+            )
         self.store = Store(observers=[self.ledger], health=self.outliers)
         self.scheduler = loaded.scheduler(self.ledger, clock=perf_counter, sink=PluginCounts(self.metrics))
         self.store.observe(self.scheduler)
@@ -149,6 +153,7 @@ class App:
                 max_body_bytes=own.limits.max_body_bytes,
                 max_streams=own.limits.max_streams,
                 progress_timeout_s=own.limits.progress_timeout,
+                answer_timeout_s=own.limits.answer_timeout,
                 max_message_bytes=options.grpc_max_recv_bytes,
             ),
             tls=self._tls(),
