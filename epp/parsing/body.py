@@ -21,9 +21,10 @@ MODEL_HEADER = "x-gateway-model-name"
 
 SMALL_BYTES = 4096
 """Up to here it is cheaper to search a body for a value than to ask for addresses (3 us)."""
-LARGE_BYTES = 1 << 20
-MAX_OBJECTS = 200_000
-MAX_QUOTES = 1_000_000
+LARGE_BYTES = 128 << 10
+MAX_OBJECTS = 50_000
+MAX_QUOTES = 400_000
+"""In bodies above LARGE_BYTES: what takes some 50 ms to decode and flatten. Smaller ones cannot hold more."""
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `([^`]+)`")

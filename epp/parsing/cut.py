@@ -7,6 +7,7 @@ an escape, a UTF-8 sequence, a number or a key.
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Final
 
 _TOKEN: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:"]', re.DOTALL)
@@ -19,6 +20,8 @@ _WHOLE: Final = re.compile(
 _LONG: Final = frozenset((b'"prompt"', b'"input"', b'"system"', b'"instructions"', b'"text"', b'"query"'))
 """Members of the outermost object that are still of use when cut; half a model name is worse than none."""
 _MAX_DEPTH: Final = 512
+_MAX_TOKENS: Final = 200_000
+"""Strings and signs of structure that are looked at: some 0.1 s."""
 
 
 def completed(body: bytes) -> bytes:
@@ -28,7 +31,7 @@ def completed(body: bytes) -> bytes:
     safe_depth = 0
     key = b""  # of the outermost object
     awaiting_key = False
-    for found in _TOKEN.finditer(body):
+    for found in islice(_TOKEN.finditer(body), _MAX_TOKENS):
         token = found[0]
         kind = token[0]
         if kind == 0x22:  # quote

@@ -14,7 +14,7 @@ from epp.parsing.rawjson import opening
 
 Token: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
 
-MAX_TOKENS: Final = 4_000_000
+MAX_TOKENS: Final = 2_000_000
 """Ids in one body; no engine has such a context, and above it the ids' JSON is hashed instead."""
 MAX_PROMPTS: Final = 8192
 """In one body; above it they are hashed as one."""
