@@ -143,7 +143,11 @@ def detector_instance(config: EndpointPickerConfig, instances: Instances) -> Ins
     found: Instance | None = None
     for reference, at in references:
         found = instances.refer(reference.plugin_ref, at, Kind.SATURATION)
-    return found if references else instances.add(DEFAULT_DETECTOR)
+    if not references:
+        found = instances.add(DEFAULT_DETECTOR)
+    if found is not None:
+        instances.taken.add(found.name)
+    return found
 
 
 def build_detector(instance: Instance | None, builder: Builder) -> Named[SaturationDetector] | None:

@@ -54,7 +54,7 @@ class Profiles:
         steps = [
             (instance, ProfilePlugin(plugin_ref=instance.name), instance.path)
             for instance in self._instances.known.values()
-            if instance.row.kind is Kind.SCHEDULING and instance.path
+            if instance.row.kind in _KINDS and instance.path
         ]
         profile = self._assemble(DEFAULT_PROFILE, steps, chosen=False)
         return profile if profile is not None else Profile(DEFAULT_PROFILE, self._default_picker())
@@ -124,5 +124,7 @@ class Profiles:
             step = self._builder.built.get(name)
             if not instance.path or name in self._instances.taken or step is None:
                 continue
+            if instance.row.kind is not Kind.SCHEDULING:
+                continue  # those are told with the other layers
             if isinstance(step.plugin, Filter | Scorer | Picker) and not isinstance(step.plugin, Producer):
                 self._report.notice(instance.path, f"'{name}' is used by no profile")
