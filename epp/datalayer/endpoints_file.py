@@ -28,7 +28,7 @@ _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 _DIGITS = re.compile(r"[0-9]{1,5}")
 
 
-# What JSON may write and YAML 1.1 may not: tabs between words (strings hold none raw), `\\/`, surrogate pairs.
+# What JSON may write and YAML 1.1 may not: tabs between words (strings have none), `\\/`, surrogate pairs.
 _JSON_ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|.)")
 
 

@@ -23,6 +23,8 @@ DEFAULT_ENGINE = "vllm"
 MAX_REQUESTS = 1e6
 """More requests than this in one engine is not believed."""
 MAX_BLOCKS = 1e9
+LORA_REST = 9
+"""An engine without adapters has no such metric; to find that out is half the cost of reading its body."""
 FULL_SLACK = 1.05
 """A share may exceed 1 by rounding or by blocks counted twice; what is beyond this is no share."""
 
@@ -154,11 +156,13 @@ def engine_of(
 class Reader:
     """Reads the bodies of one endpoint; remembers where each metric stood."""
 
-    __slots__ = ("_engine", "_hints")
+    __slots__ = ("_engine", "_hints", "_lora_rest")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._hints: dict[bytes, int] = {}
+        self._lora_rest = 0
+        """Bodies in which adapters are not looked for, after one without them."""
 
     @property
     def engine(self) -> Engine:
@@ -238,8 +242,12 @@ class Reader:
 
     def _lora(self, body: bytes, spec: MetricSpec, load: Load) -> None:
         # The value is the unix time of the sample; vLLM leaves the samples of former label sets standing.
+        if self._lora_rest > 0:
+            self._lora_rest -= 1
+            return
         found = [sample for sample in self._fitting(body, spec) if math.isfinite(sample.value)]
         if not found:
+            self._lora_rest = LORA_REST
             return
         labels = labels_of(max(found, key=lambda sample: sample.value).labels)
         load.lora_running = _names(labels.get("running_lora_adapters", ""))

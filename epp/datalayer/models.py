@@ -139,7 +139,7 @@ class ModelProbe:
     @property
     def interval_s(self) -> float:
         """Seconds between two questions to one endpoint; grows with the pool."""
-        return max(self._base_s, SPREAD_S * len(self._due_at))
+        return max(self._base_s, SPREAD_S * len(self._store))
 
     def certainly_unserved(self, snapshot: Snapshot, model: str, rows: Ints, now: float) -> bool:
         """Whether a 404 of our own is right: every list of `rows` is known, fresh and without `model`.

@@ -37,6 +37,8 @@ _MIN_SLEEP_S = 0.002
 _MAX_SLEEP_S = 0.05
 """The loop wakes no rarer, to see that the pool changed."""
 _MEASURE_S = 0.5
+_CONNECT_S = 1e-3
+"""New endpoints are connected to at most so close upon each other: it costs 0.3 ms each."""
 _log = logging.getLogger(__name__)
 
 
@@ -208,12 +210,13 @@ class Scraper:
                 del self._targets[slot]
         self.pace.resize(len(endpoints))
         self._store.set_scrape_interval(self.pace.interval_s)
-        for slot, endpoint in endpoints.items():
-            if slot not in self._targets:
-                request = self._source.request(_authority(endpoint, self._port(endpoint)))
-                target = _Target(self, endpoint, self._engines.of(endpoint), request)
-                self._targets[slot] = target
-                self._schedule(target, now + self._rng.random() * min(1.0, self.pace.interval_s))
+        new = [endpoint for slot, endpoint in endpoints.items() if slot not in self._targets]
+        spread_s = min(self.pace.interval_s, len(new) * _CONNECT_S)
+        for endpoint in new:
+            request = self._source.request(_authority(endpoint, self._port(endpoint)))
+            target = _Target(self, endpoint, self._engines.of(endpoint), request)
+            self._targets[endpoint.slot] = target
+            self._schedule(target, now + self._rng.random() * spread_s)
 
     def _port(self, endpoint: Endpoint) -> int:
         return self._source.port or endpoint.metrics_port or endpoint.port
@@ -257,7 +260,7 @@ class Scraper:
         except TimeoutError:
             self._failed(target, f"not connected in {self._deadline_s:g} s")
             return
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self._failed(target, f"cannot connect: {error}")
             return
         finally:

@@ -52,7 +52,8 @@ def test_addresses(address: str, read: str) -> None:
 
 
 def test_json_with_its_own_escapes() -> None:
-    text = r'{"endpoints": [{"name": "a", "address": "10.0.0.1", "port": 1, "labels": {"x": "\/\\\/\ud83d\ude00"}}]}'
+    labels = r'{"x": "\/\\\/\ud83d\ude00"}'
+    text = '{"endpoints": [{"name": "a", "address": "10.0.0.1", "port": 1, "labels": ' + labels + "}]}"
     assert parse(text)[0].labels == {"x": "/\\/\U0001f600"}
 
 

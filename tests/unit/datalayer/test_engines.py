@@ -113,6 +113,13 @@ def test_without_a_lora_metric_nothing_is_missing() -> None:
     assert load.missing == ()
 
 
+def test_adapters_that_appear_later_are_found() -> None:
+    reader = Reader(ENGINES["vllm"])
+    assert reader.read(BODIES["vllm"].encode()).lora_max is None
+    body = BODIES["vllm"] + 'vllm:lora_requests_info{max_lora="4",running_lora_adapters="a"} 1.7e9\n'
+    assert [reader.read(body.encode()).lora_max for _ in range(12)][-2:] == [4, 4]
+
+
 def test_what_is_missing_is_named_and_the_rest_read() -> None:
     load = read("vllm:num_requests_waiting 2\n")
     assert load.missing == ("running", "kv_used", "cache_info")

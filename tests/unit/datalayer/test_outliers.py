@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from random import Random
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epp.datalayer.outliers import BASE_S, CAP_S, JITTER, TRIP, Fault, Outliers, fault_of
+from epp.datalayer.outliers import BASE_S, CAP_S, JITTER, TRIP, Fault, Outliers, fault_of, recover
 
 
 def outliers(pool: int = 4) -> Outliers:
@@ -119,6 +120,24 @@ def test_a_forgotten_slot_starts_clean() -> None:
     made.forget(0)
     assert away(made) == []
     made.failure(0, 0.0, Fault.SERVER)
+    assert away(made) == []
+
+
+async def test_recovery_runs_by_itself() -> None:
+    made, now = outliers(), 0.0
+    made.failure(0, now)
+    seen = asyncio.Event()
+
+    def clock() -> float:
+        if now:
+            seen.set()
+        return now
+
+    task = asyncio.create_task(recover(made, clock, period_s=0.001))
+    now = 100.0
+    await seen.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
     assert away(made) == []
 
 

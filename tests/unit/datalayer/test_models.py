@@ -1,0 +1,142 @@
+"""Which models are served: the filter, the certainty, and the probe against real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from random import Random
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from epp.datalayer.models import CERTAIN_S, SOURCE, ModelProbe, certainly_unserved, model_names, serving
+from tests.builders import snapshot
+from tests.unit.datalayer.engines_up import VLLM, Errors, Watched, http, running, up
+
+ALL = np.arange(3)
+
+
+@pytest.fixture(autouse=True)
+async def bounded() -> AsyncIterator[None]:
+    async with asyncio.timeout(30):
+        yield
+
+
+def listed(*names: str) -> bytes:
+    return json.dumps(
+        {"object": "list", "data": [{"id": name, "object": "model"} for name in names]}
+    ).encode()
+
+
+name_lists = st.lists(st.one_of(st.none(), st.lists(st.sampled_from("abc"))), min_size=1, max_size=6)
+
+
+@given(name_lists, st.sampled_from("abcd"), st.data())
+def test_the_filter_drops_those_that_are_known_not_to_serve(
+    held: list[list[str] | None], model: str, data: st.DataObject
+) -> None:
+    pool = snapshot(len(held), models=held)
+    rows = np.asarray(data.draw(st.lists(st.integers(0, len(held) - 1), unique=True)), dtype=np.intp)
+    expected = [names is None or model in names for names in (held[row] for row in rows)]
+    for _ in range(2):  # the second answer is remembered
+        assert serving(pool, model, rows).tolist() == expected
+    assert certainly_unserved(pool, model, rows) == (len(rows) > 0 and not any(expected))
+
+
+def test_ids_of_a_list() -> None:
+    assert model_names(listed("base", "sql-adapter")) == {"base", "sql-adapter"}
+    assert model_names(b'{"data": []}') == frozenset()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b'{"data": [{"name": "a"}]}', b'{"data": [{"id": 5}]}', b"\xff"]
+)
+def test_what_is_no_list(body: bytes) -> None:
+    with pytest.raises((ValueError, msgspec.MsgspecError)):
+        model_names(body)
+
+
+def test_more_models_than_are_kept() -> None:
+    with pytest.raises(ValueError, match="more than"):
+        model_names(listed(*(str(i) for i in range(10_001))))
+
+
+async def test_lists_are_fetched_from_the_serving_port() -> None:
+    async with up(lambda n: http(listed("base", "sql"))) as a, up(lambda n: http(listed("other"))) as b:
+        store = Watched()
+        store.put(a.port, b.port)
+        async with running(ModelProbe(store, rng=Random(1)).run):
+            await store.news.get()
+            await store.news.get()
+        pool = store.snapshot
+        assert pool.models == ({"base", "sql"}, {"other"})
+        assert a.requests[0].startswith(b"GET /v1/models HTTP/1.1\r\n")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [http(b"no", 401), http(VLLM % 1), None, b"rubbish\r\n\r\n", http(b'{"data":' + b"[" * 500_000)],
+    ids=["401", "not-json", "closed", "not-http", "deep"],
+)  # fmt: skip
+async def test_a_server_that_does_not_tell_is_not_filtered(answer: bytes | None) -> None:
+    async with up(lambda n: answer) as silent, up(lambda n: http(listed("other"))) as other:
+        store, errors = Watched(), Errors()
+        store.put(silent.port, other.port)
+        async with running(ModelProbe(store, errors=errors, rng=Random(1)).run):
+            await store.news.get()
+            assert await errors.polls.get() == SOURCE
+        pool = store.snapshot
+        assert pool.models == (None, {"other"})
+        assert serving(pool, "base", np.arange(2)).tolist() == [True, False]
+        assert not certainly_unserved(pool, "base", np.arange(2))
+
+
+async def test_certainty_needs_fresh_lists_and_asks_for_them() -> None:
+    now = 100.0
+    lists = [listed("base"), listed("base", "new")]
+    async with up(lambda n: http(lists[min(n, 1)])) as server:
+        store = Watched()
+        store.put(server.port)
+        probe = ModelProbe(store, clock=lambda: now, rng=Random(1))
+        rows = np.arange(1)
+        async with running(probe.run):
+            await store.news.get()
+            assert probe.certainly_unserved(store.snapshot, "new", rows, now)
+            assert not probe.certainly_unserved(store.snapshot, "base", rows, now)
+            now += CERTAIN_S + 0.1
+            assert not probe.certainly_unserved(store.snapshot, "new", rows, now)
+            await store.news.get()
+            assert not probe.certainly_unserved(store.snapshot, "new", rows, now)
+            assert probe.certainly_unserved(store.snapshot, "nobody's", rows, now)
+        assert len(server.requests) == 2
+
+
+async def test_a_list_that_cannot_be_renewed_is_believed_for_a_while_only() -> None:
+    now = 0.0
+    async with up(lambda n: http(listed("base")) if n == 0 else http(b"", 500)) as server:
+        store, errors = Watched(), Errors()
+        store.put(server.port)
+        probe = ModelProbe(store, errors=errors, clock=lambda: now, rng=Random(1))
+        async with running(probe.run):
+            await store.news.get()
+            now += 2 * probe.interval_s
+            probe.hurry(now)
+            await errors.polls.get()
+            assert store.snapshot.models == ({"base"},)
+            now += 2 * probe.interval_s
+            probe.hurry(now)
+            await errors.polls.get()
+            await store.news.get()
+            assert store.snapshot.models == (None,)
+
+
+def test_a_large_pool_is_asked_more_rarely() -> None:
+    store = Watched()
+    probe = ModelProbe(store)
+    assert probe.interval_s == 10.0
+    store.put(*range(1, 5001))
+    assert probe.interval_s == 50.0
