@@ -23,6 +23,8 @@ METERS_MAX = 2000
 """Label sets of requests; from there on the fairness id is left out, from twice that on everything is."""
 CELLS_MAX = 10_000
 """Label sets of any other metric."""
+FORGET_EVERY = 1000
+"""Once in so many label sets too many, those of endpoints that are gone are looked for."""
 
 _REQUEST_CELLS: dict[str, Callable[[RequestMeter], Iterable[Cell]]] = {
     table.REQUESTS.name: lambda m: ((m.key, m.requests),) if m.requests else (),
@@ -72,6 +74,7 @@ class Metrics:
         """`.observe(seconds)`: our own time on one answer, summed over its chunks."""
         self._stream_duration = self._histograms[table.STREAM_DURATION.name][()]
         self._streams = 0
+        self._overflows = 0
         self._sizes: dict[Key, Callable[[], float]] = {}
         self._pools: dict[str, Pool] = {}
         self._hidden = frozenset() if stream_metrics else table.STREAM_METRICS
@@ -145,9 +148,23 @@ class Metrics:
             key = ("success", model, endpoint.name, endpoint.namespace, str(endpoint.port))
         count = self._attempts.get(key)
         if count is None:
+            if len(self._attempts) >= CELLS_MAX:
+                self._forget_gone()
             self._add(table.ATTEMPTS, key)
         else:
             self._attempts[key] = count + 1
+
+    def _forget_gone(self) -> None:
+        """Makes room by dropping the counts of endpoints that are in no pool any more."""
+        self._overflows += 1
+        if self._overflows % FORGET_EVERY != 1:
+            return
+        here = {
+            (e.name, e.namespace) for pool in self._pools.values() for e in pool.source.snapshot.endpoints
+        }
+        gone = [key for key in self._attempts if key[0] == "success" and (key[2], key[3]) not in here]
+        for key in gone:
+            del self._attempts[key]
 
     def plugin_seconds(
         self, extension_point: str, plugin_type: str, plugin_name: str, seconds: float

@@ -13,8 +13,9 @@ from epp.domain.views import Ending
 from epp.telemetry import metrics as limits
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.table import TABLE, Kind
-from tests.builders import endpoint
+from tests.builders import endpoint, snapshot
 from tests.unit.telemetry.pages import Page, joined, page
+from tests.unit.telemetry.test_pool import Inflight, Source
 
 
 def busy() -> Metrics:
@@ -159,11 +160,27 @@ def test_made_up_names_fill_no_memory() -> None:
 
 def test_label_sets_of_one_metric_are_capped() -> None:
     metrics = Metrics()
-    for i in range(limits.CELLS_MAX + 5):
-        metrics.scheduled(0.001, "m", endpoint(0, name=f"pod-{i}"))
-    read = page(metrics)
+    stay = [endpoint(i) for i in range(limits.CELLS_MAX + 5)]
+    metrics.watch_pool("pool", Source(snapshot(endpoints=stay)), Inflight(), lambda: 100.0)
+    for each in stay:
+        metrics.scheduled(0.001, "m", each)
+    read = Page(joined(metrics.render()))
     assert len(read.labels("llm_d_epp_scheduler_attempts_total")) == limits.CELLS_MAX + 1
     assert read.value("llm_d_epp_scheduler_attempts_total", endpoint_name="other") == 5
+
+
+def test_endpoints_that_are_gone_make_room() -> None:
+    metrics = Metrics()
+    stay = [endpoint(0, name="stay-0"), endpoint(1, name="stay-1")]
+    metrics.watch_pool("pool", Source(snapshot(endpoints=stay)), Inflight(), lambda: 100.0)
+    metrics.scheduled(0.001, "m", stay[0])
+    metrics.scheduled(0.001, "m", None)
+    for i in range(limits.CELLS_MAX - 2):
+        metrics.scheduled(0.001, "m", endpoint(2, name=f"gone-{i}"))
+    metrics.scheduled(0.001, "m", stay[1])
+    read = page(metrics)
+    names = [labels["endpoint_name"] for labels in read.labels("llm_d_epp_scheduler_attempts_total")]
+    assert sorted(names) == ["", "stay-0", "stay-1"]
 
 
 def test_counting_goes_on_while_a_page_is_written() -> None:

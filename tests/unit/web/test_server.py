@@ -287,8 +287,8 @@ async def test_one_profile_at_a_time() -> None:
         others = set()
         while not first.done():
             others.add(await status(client, "/debug/pprof/profile?seconds=0.001"))
-        assert await first == 200
-        assert 409 in others
+        # Whichever came first was served, and the other was not.
+        assert others | {await first} == {200, 409}
 
 
 async def test_without_pprof_there_are_no_such_pages() -> None:
