@@ -77,13 +77,22 @@ def add_messages(out: list[bytes], messages: Iterable[Message]) -> None:
                 else:
                     _add_part(out, part)  # type: ignore[arg-type]
         out.append(b"\n")
-        if message.role is None and message.name:
-            out.append(f"{message.name}\n".encode())
-        for raw in (message.tool_calls, message.arguments, message.summary):
-            if raw is not NONE:
-                add_raw(out, raw)
-        if is_set(message.output):
-            _add_output(out, message.output)
+        if message.tool_calls is not NONE:
+            add_raw(out, message.tool_calls)
+        if message.role is None:
+            _add_item(out, message)
+
+
+def _add_item(out: list[bytes], item: Message) -> None:
+    """A call, its result or a reasoning summary."""
+    if item.name:
+        out.append(f"{item.name}\n".encode())
+    if item.arguments is not NONE:
+        add_raw(out, item.arguments)
+    if item.summary is not NONE:
+        add_raw(out, item.summary)
+    if is_set(item.output):
+        _add_output(out, item.output)
 
 
 def _add_output(out: list[bytes], raw: msgspec.Raw) -> None:

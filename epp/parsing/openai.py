@@ -127,7 +127,8 @@ def parse_chat(head: RequestHead, body: bytes, truncated: bool) -> Request:
     if fields.messages is None and not truncated:
         raise missing("messages")
     out: list[bytes] = []
-    add_raw(out, fields.tools)
+    if fields.tools is not NONE:
+        add_raw(out, fields.tools)
     add_messages(out, fields.messages or ())
     asked = limit("max_completion_tokens", fields.max_completion_tokens)
     if asked is None:

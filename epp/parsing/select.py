@@ -92,9 +92,12 @@ class Parsers:
         except Refused:
             if not truncated:
                 raise
-            request = parse(head, b"", True)
-            request.size_bytes = len(body)
-            return request
+        except RecursionError:  # a part that was left undecoded at first, decoded from deeper in our stack
+            if not truncated:
+                raise Refused(Reason.MALFORMED, "The request body is nested too deeply.") from None
+        request = parse(head, b"", True)
+        request.size_bytes = len(body)
+        return request
 
     def _select(self, path: str) -> BodyParser | None:
         parse = next((parse for suffix, parse in self._claims if path.endswith(suffix)), self.fallback)

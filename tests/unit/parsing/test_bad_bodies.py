@@ -47,6 +47,27 @@ def test_nested_tool_results_are_bounded() -> None:
     assert "nested too deeply" in refusal("/v1/messages", raw).message
 
 
+def with_image(depth: int) -> bytes:
+    inner = b'{"url":' + b"[" * depth + b"]" * depth + b"}"
+    return b'{"model":"m","messages":[{"role":"u","content":[{"image_url":' + inner + b"}]}]}"
+
+
+def test_parts_that_are_decoded_later_are_bounded_too() -> None:
+    def accepted(depth: int) -> bool:
+        with contextlib.suppress(Refused):
+            return parse(CHAT, with_image(depth)).model == "m"
+        return False
+
+    most, least_refused = 1, 1 << 20
+    assert accepted(most)
+    assert not accepted(least_refused)
+    while least_refused - most > 1:
+        middle = (most + least_refused) // 2
+        most, least_refused = (middle, least_refused) if accepted(middle) else (most, middle)
+    assert [accepted(depth) for depth in range(most - 30, most + 30)] == [True] * 31 + [False] * 29
+    assert parse(CHAT, with_image(least_refused), truncated=True).prompts is not None
+
+
 def test_giant_numbers_elsewhere_do_not_matter() -> None:
     raw = b"{" + OK + b',"seed":' + b"9" * 100_000 + b',"x":1e99999,"y":-0.0}'
     assert parse(CHAT, raw).model == "m"
