@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client import exposition as prometheus_text
@@ -17,14 +18,21 @@ from epp.telemetry.render import EOF, render
 from epp.telemetry.series import OTHER, Cell, Histogram, Key, Names, RequestMeter
 from epp.telemetry.table import TABLE, Kind, Metric
 
-NAMES_MAX = 1000
-"""Distinct model names and fairness ids that are shown; the reference's limit."""
-METERS_MAX = 2000
-"""Label sets of requests; from there on the fairness id is left out, from twice that on everything is."""
-CELLS_MAX = 10_000
-"""Label sets of any other metric."""
 FORGET_EVERY = 1000
 """Once in so many label sets too many, those of endpoints that are gone are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How far labels that others make up may grow."""
+
+    names: int = 1000
+    """Distinct model names, and fairness ids; the reference's limit."""
+    meters: int = 2000
+    """Label sets of requests; from there on the fairness id is left out, from twice that on everything is."""
+    cells: int = 10_000
+    """Label sets of any other metric."""
+
 
 _REQUEST_CELLS: dict[str, Callable[[RequestMeter], Iterable[Cell]]] = {
     table.REQUESTS.name: lambda m: ((m.key, m.requests),) if m.requests else (),
@@ -46,9 +54,17 @@ _REQUEST_CELLS: dict[str, Callable[[RequestMeter], Iterable[Cell]]] = {
 class Metrics:
     """Written by the event loop alone. `stream_metrics`: --enable-grpc-stream-metrics."""
 
-    def __init__(self, *, commit: str = "", build_ref: str = "", stream_metrics: bool = False) -> None:
-        self._models = Names(NAMES_MAX)
-        self._flows = Names(NAMES_MAX)
+    def __init__(
+        self,
+        *,
+        commit: str = "",
+        build_ref: str = "",
+        stream_metrics: bool = False,
+        limits: Limits | None = None,
+    ) -> None:
+        self._limits = limits or Limits()
+        self._models = Names(self._limits.names)
+        self._flows = Names(self._limits.names)
         self._meters: dict[tuple[str, str, str, int | None], RequestMeter] = {}
         self._numbers: dict[str, dict[Key, float]] = {}
         self._histograms: dict[str, dict[Key, Histogram]] = {}
@@ -113,10 +129,10 @@ class Metrics:
 
     def _admit(self, model: str, target: str, flow: str, priority: int | None) -> RequestMeter:
         model, target, flow = self._models(model), self._models(target), self._flows(flow)
-        if len(self._meters) >= METERS_MAX:
+        if len(self._meters) >= self._limits.meters:
             flow = OTHER
         key = (model, target, flow, priority)
-        if len(self._meters) >= 2 * METERS_MAX and key not in self._meters:
+        if len(self._meters) >= 2 * self._limits.meters and key not in self._meters:
             key = (OTHER, OTHER, OTHER, None)
         meter = self._meters.get(key)
         if meter is None:
@@ -148,7 +164,7 @@ class Metrics:
             key = ("success", model, endpoint.name, endpoint.namespace, str(endpoint.port))
         count = self._attempts.get(key)
         if count is None:
-            if len(self._attempts) >= CELLS_MAX:
+            if len(self._attempts) >= self._limits.cells:
                 self._forget_gone()
             self._add(table.ATTEMPTS, key)
         else:
@@ -253,7 +269,7 @@ class Metrics:
 
     def _add(self, metric: Metric, key: Key, by: float = 1) -> None:
         cells = self._numbers[metric.name]
-        if key not in cells and len(cells) >= CELLS_MAX:
+        if key not in cells and len(cells) >= self._limits.cells:
             key = (OTHER,) * len(key)
         cells[key] = cells.get(key, 0) + by
 
@@ -261,7 +277,7 @@ class Metrics:
         cells = self._histograms[metric.name]
         histogram = cells.get(key)
         if histogram is None:
-            if len(cells) >= CELLS_MAX:
+            if len(cells) >= self._limits.cells:
                 key = (OTHER,) * len(key)
             histogram = cells.setdefault(key, Histogram(metric.bounds))
         return histogram

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from epp.domain.errors import Reason, Refused
 from epp.domain.views import Ending
-from epp.telemetry import metrics as limits
-from epp.telemetry.metrics import Metrics
+from epp.telemetry.metrics import Limits, Metrics
 from epp.telemetry.table import TABLE, Kind
 from tests.builders import endpoint, snapshot
 from tests.unit.telemetry.pages import Page, joined, page
 from tests.unit.telemetry.test_pool import Inflight, Source
+
+FEW = Limits(names=10, meters=20, cells=30)
 
 
 def busy() -> Metrics:
@@ -145,37 +146,37 @@ def test_an_answer_without_its_request_has_empty_labels() -> None:
 
 
 def test_made_up_names_fill_no_memory() -> None:
-    metrics = Metrics()
+    metrics = Metrics(limits=FEW)
     metrics.pin_models(["served"])
-    for i in range(2 * limits.METERS_MAX + 500):
+    for i in range(2 * FEW.meters + 50):
         metrics.request(f"made-up-{i}", "served", f"flow-{i}", 0).started(1)
     metrics.request("served", "served", "flow-0", 0).started(1)
     read = page(metrics)
     labels = read.labels("llm_d_epp_request_total")
-    assert len(labels) <= 2 * limits.METERS_MAX + 1
-    assert len({each["model_name"] for each in labels}) == limits.NAMES_MAX + 2
-    assert sum(read.values("llm_d_epp_request_total")) == 2 * limits.METERS_MAX + 501
+    assert len(labels) <= 2 * FEW.meters + 1
+    assert len({each["model_name"] for each in labels}) == FEW.names + 2
+    assert sum(read.values("llm_d_epp_request_total")) == 2 * FEW.meters + 51
     assert sum(read.values("llm_d_epp_request_total", model_name="served")) == 1
 
 
 def test_label_sets_of_one_metric_are_capped() -> None:
-    metrics = Metrics()
-    stay = [endpoint(i) for i in range(limits.CELLS_MAX + 5)]
+    metrics = Metrics(limits=FEW)
+    stay = [endpoint(i) for i in range(FEW.cells + 5)]
     metrics.watch_pool("pool", Source(snapshot(endpoints=stay)), Inflight(), lambda: 100.0)
     for each in stay:
         metrics.scheduled(0.001, "m", each)
     read = Page(joined(metrics.render()))
-    assert len(read.labels("llm_d_epp_scheduler_attempts_total")) == limits.CELLS_MAX + 1
+    assert len(read.labels("llm_d_epp_scheduler_attempts_total")) == FEW.cells + 1
     assert read.value("llm_d_epp_scheduler_attempts_total", endpoint_name="other") == 5
 
 
 def test_endpoints_that_are_gone_make_room() -> None:
-    metrics = Metrics()
+    metrics = Metrics(limits=FEW)
     stay = [endpoint(0, name="stay-0"), endpoint(1, name="stay-1")]
     metrics.watch_pool("pool", Source(snapshot(endpoints=stay)), Inflight(), lambda: 100.0)
     metrics.scheduled(0.001, "m", stay[0])
     metrics.scheduled(0.001, "m", None)
-    for i in range(limits.CELLS_MAX - 2):
+    for i in range(FEW.cells - 2):
         metrics.scheduled(0.001, "m", endpoint(2, name=f"gone-{i}"))
     metrics.scheduled(0.001, "m", stay[1])
     read = page(metrics)
