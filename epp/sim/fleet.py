@@ -204,7 +204,7 @@ class Fleet:
 
     def write_endpoints(self, path: Path) -> None:
         """The endpoints file for file discovery, replaced in one move."""
-        address = "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104
+        address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104
         endpoints = [
             {
                 "name": x.server.name,

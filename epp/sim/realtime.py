@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from epp.sim.engine import Engine
-from epp.sim.sequence import Sequence, Work
+from epp.sim.sequence import Rejected, Sequence, Work
 from epp.sim.step import Step
 
 _TICK_S = 0.0005
@@ -49,9 +49,22 @@ class RealTime:
 
     def add(self, work: Work) -> Sequence:
         """A request arrives. Raises Rejected."""
-        seq = self.engine.add(work, self._settle())
-        self._arm()
-        return seq
+        return self.add_all((work,))[0]
+
+    def add_all(self, works: Iterable[Work]) -> list[Sequence]:
+        """Several at one instant, or none of them. Raises Rejected."""
+        now = self._settle()
+        added: list[Sequence] = []
+        try:
+            for work in works:
+                added.append(self.engine.add(work, now))  # noqa: PERF401  # kept for the way back
+        except Rejected:
+            for seq in added:
+                self.engine.abort(seq, now)
+            raise
+        finally:
+            self._arm()
+        return added
 
     def abort(self, seq: Sequence) -> None:
         self.engine.abort(seq, self._settle())

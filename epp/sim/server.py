@@ -161,15 +161,10 @@ class ModelServer:
             stream=ask.stream,
             include_usage=ask.include_usage,
         )
-        sequences: list[Sequence] = []
-        try:
-            for work, choice in zip(works, answer.choices, strict=True):
-                choice.sequence = self.clock.add(work)
-                sequences.append(choice.sequence)
-                self._answers[choice.sequence] = (answer, choice)
-        except Rejected:
-            self._abort(sequences)
-            raise
+        sequences = self.clock.add_all(works)
+        for seq, choice in zip(sequences, answer.choices, strict=True):
+            choice.sequence = seq
+            self._answers[seq] = (answer, choice)
         if faults.drop_rate and rng.random() < faults.drop_rate:
             answer.drop_after = faults.drop_after
         exchange.on_gone = lambda: self._abort(sequences)

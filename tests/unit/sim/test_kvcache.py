@@ -74,7 +74,7 @@ class Cache(RuleBasedStateMachine):
 
 
 TestCache = Cache.TestCase
-TestCache.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestCache.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
 
 
 def test_the_end_of_a_prefix_goes_before_its_front() -> None:
