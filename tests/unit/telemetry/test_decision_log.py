@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -89,3 +90,4 @@ class Ring(RuleBasedStateMachine):
 
 
 TestRing = Ring.TestCase
+TestRing.settings = settings(max_examples=25, stateful_step_count=40)
