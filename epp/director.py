@@ -27,6 +27,7 @@ from epp.parsing.rewrite import ModelRestorer, splice_model
 from epp.parsing.select import Parsers
 from epp.parsing.usage import AnswerReader, answer_reader
 from epp.scheduling.scheduler import Scheduler
+from epp.scheduling.subset import subset_rows
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog, headline
 from epp.telemetry.series import RequestMeter
@@ -223,6 +224,8 @@ class RequestCall:
             request.model, request.target_model, request.fairness_id, request.priority
         )
         meter.started(request.size_bytes)
+        # A stream may stay open for an hour: its prompt need not.
+        request.prompts = ()
         trace.enter("answer")
         d.metrics.request_processing.observe(d.clock() - head.received_at)
         if log.isEnabledFor(logging.DEBUG):
@@ -274,13 +277,11 @@ class RequestCall:
         """Account to the endpoint that really answered, and judge its health by the status."""
         d, entry, decision = self._d, self._entry, self._decision
         assert decision is not None
-        slot = decision.endpoint.slot
-        if served and served != decision.endpoint.authority:
-            endpoint = d.store.by_authority(served)
-            if endpoint is not None:
-                slot = endpoint.slot
-                if entry is not None:
-                    entry.move(slot)
+        endpoint = decision.endpoint
+        if served and served != endpoint.authority:
+            endpoint = d.store.by_authority(served) or endpoint
+            if entry is not None:
+                entry.move(endpoint.slot)
         if status >= 400 and self._meter is not None:
             self._meter.error("ModelServerError")
         outliers = d.outliers
@@ -288,15 +289,15 @@ class RequestCall:
             return
         fault = fault_of(status)
         if fault is None:
-            outliers.success(slot)
+            outliers.success(endpoint.slot)
             return
         if status == 503 and "x-envoy-upstream-service-time" not in headers and _is_local_reply(headers):
             fault = Fault.CONNECT
         before = outliers.ejections
-        outliers.failure(slot, now, fault)
+        outliers.failure(endpoint.slot, now, fault)
         if outliers.ejections != before:
             d.metrics.ejected()
-            log.warning("avoiding %s for a while: it answered %d", decision.endpoint.authority, status)
+            log.warning("avoiding %s for a while: it answered %d", endpoint.authority, status)
 
     def answer_chunk(self, chunk: bytes, last: bool) -> bytes | None:
         d = self._d
@@ -349,31 +350,6 @@ class RequestCall:
             output_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
         )
-
-
-def subset_rows(snapshot: Snapshot, subset: tuple[str, ...]) -> Ints:
-    """Rows that the gateway allows. An entry with a port means that endpoint; where no endpoint has just this
-    address and port, and for entries without one, every port of the address is meant."""
-    exact = {endpoint.authority for endpoint in snapshot.endpoints}
-    allowed, addresses = set(), set()
-    for entry in subset:
-        if entry in exact:
-            allowed.add(entry)
-        else:
-            addresses.add(_address(entry))
-    rows = [
-        row
-        for row, endpoint in enumerate(snapshot.endpoints)
-        if endpoint.authority in allowed or endpoint.ip in addresses
-    ]
-    return np.asarray(rows, dtype=np.intp)
-
-
-def _address(entry: str) -> str:
-    """`10.0.0.1`, `10.0.0.1:80`, `[::1]:80`, `[::1]` or `::1` without port and brackets."""
-    if entry.startswith("["):
-        return entry[1:].partition("]")[0]
-    return entry if entry.count(":") > 1 else entry.partition(":")[0]
 
 
 def _first(headers: Mapping[str, str], names: tuple[str, str]) -> str:

@@ -110,12 +110,12 @@ PLUGINS: tuple[PluginType[Any], ...] = (
         "utilization-detector",
         UtilizationParameters,
         UtilizationDetector,
-        "Saturation from the engines' queues and KV caches; as a filter, keeps endpoints below the thresholds.",
+        "saturation from the engines' queues and KV caches; as a filter, keeps those below",
     ),
     PluginType(
         "concurrency-detector",
         ConcurrencyParameters,
         ConcurrencyDetector,
-        "Saturation from our own in-flight work; as a filter, keeps endpoints below the limits.",
+        "saturation from our own in-flight work; as a filter, keeps endpoints below the limits",
     ),
 )

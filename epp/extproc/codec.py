@@ -20,7 +20,8 @@ from epp.extproc.actions import (
     Target,
     TrailersReply,
 )
-from epp.extproc.exchange import DESTINATION, Message, Piece
+from epp.extproc.exchange import DESTINATION
+from epp.extproc.messages import Message, Piece
 
 _SUBSET_NAMESPACE: Final = "envoy.lb.subset_hint"
 _SUBSET_KEY: Final = "x-gateway-destination-endpoint-subset"

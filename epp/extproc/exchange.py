@@ -16,8 +16,6 @@ Request bodies, by Envoy's body mode:
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
 
 from epp.domain.errors import Answer, Reason, Refused
 from epp.domain.request import RequestHead
@@ -36,6 +34,7 @@ from epp.extproc.actions import (
     Target,
     TrailersReply,
 )
+from epp.extproc.messages import AnswerState, Budget, Message, Piece, RequestState
 
 DESTINATION = "x-gateway-destination-endpoint"
 _CONTENT_LENGTH = "content-length"
@@ -43,58 +42,23 @@ _MAX_BODY_PIECES = 1 << 20
 """A peer that sends millions of empty pieces is not Envoy."""
 
 
-class RequestState(Enum):
-    START = auto()
-    GATHER = auto()
-    """Headers seen (or skipped), the body is coming."""
-    DECIDING = auto()
-    PASS = auto()
-    """Routed."""
-    OVER = auto()
-    """Routed, and trailers seen."""
-    OVERTAKEN = auto()
-    """The answer began without our verdict; what still comes of the request is not looked at."""
-    CLOSED = auto()
-
-
-class AnswerState(Enum):
-    NONE = auto()
-    BODY = auto()
-    DONE = auto()
-    OVER = auto()
-    """Trailers seen."""
-
-
-class Message(Enum):
-    REQUEST_HEADERS = auto()
-    REQUEST_BODY = auto()
-    REQUEST_TRAILERS = auto()
-    ANSWER_HEADERS = auto()
-    ANSWER_BODY = auto()
-    ANSWER_TRAILERS = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Content of any message; what a message does not have stays at its default."""
-
-    headers: Mapping[str, str] | None = None
-    data: bytes = b""
-    end_of_stream: bool = False
-    subset: tuple[str, ...] | None = None
-    served: str | None = None
-
-
 class Exchange:
     """Feed messages with `receive`, verdicts of waiting decisions with `decided`, the end with `over`."""
 
     def __init__(
-        self, door: Door, clock: Clock, new_id: Callable[[], str], *, max_body_bytes: int = 64 << 20
+        self,
+        door: Door,
+        clock: Clock,
+        new_id: Callable[[], str],
+        *,
+        max_body_bytes: int = 64 << 20,
+        budget: Budget | None = None,
     ) -> None:
         self._door = door
         self._clock = clock
         self._new_id = new_id
         self._max_body_bytes = max_body_bytes
+        self._budget = budget or Budget(max_body_bytes)
         self.request_mode = BodyMode.UNKNOWN
         self.answer_mode = BodyMode.UNKNOWN
         self.request = RequestState.START
@@ -150,7 +114,7 @@ class Exchange:
 
     def over(self, *, drained: bool = False) -> None:
         """The stream ended: half-closed, reset or cut off by us."""
-        self._pieces = []
+        self._let_go()
         self.pending = None
         self.request = RequestState.CLOSED
         if self._call is not None:
@@ -192,9 +156,14 @@ class Exchange:
     def _request_body(self, piece: Piece) -> None:
         self._allow(piece)
         self._gathered += len(piece.data)
+        budget = self._budget
+        budget.used += len(piece.data)
         if self._gathered > self._max_body_bytes or len(self._pieces) > _MAX_BODY_PIECES:
             text = f"the request body is larger than {self._max_body_bytes} bytes"
             return self._immediate(self._opened().refuse(Refused(Reason.BODY_TOO_LARGE, text)))
+        if budget.used > budget.limit:
+            text = f"requests that are being read hold more than {budget.limit} bytes together"
+            return self._immediate(self._opened().refuse(Refused(Reason.TOO_MANY_STREAMS, text)))
         if piece.data:
             self._pieces.append(piece.data)
         mode = self.request_mode
@@ -266,7 +235,7 @@ class Exchange:
         if self._trailers_owed:
             self.request = RequestState.OVER
             self._out.append(TrailersReply(Side.REQUEST, target))
-        self._pieces = []
+        self._let_go()
         if verdict.skip_response:
             self._out.append(Close())
         return None
@@ -336,7 +305,7 @@ class Exchange:
                 # Envoy's own answer: nothing of the request is left to decide.
                 self.request = RequestState.OVERTAKEN
                 self.pending = None
-                self._pieces = []
+                self._let_go()
         return self._opened()
 
     # --- both ---------------------------------------------------------------------------------------------
@@ -368,15 +337,21 @@ class Exchange:
     def _immediate(self, answer: Answer) -> None:
         self._refused = True
         self.request = RequestState.CLOSED
-        self._pieces = []
+        self._let_go()
         self._out.append(Immediate(answer))
         self._out.append(Close())
+
+    def _let_go(self) -> None:
+        """The body is not needed any more."""
+        self._pieces = []
+        self._budget.used -= self._gathered
+        self._gathered = 0
 
     def _violation(self, message: str) -> None:
         self.request = RequestState.CLOSED
         self._failed = True
         self.pending = None
-        self._pieces = []
+        self._let_go()
         self._out.append(Fail(f"a message that Envoy cannot send here: {message}"))
 
 

@@ -18,6 +18,7 @@ from epp.domain.views import Clock, Door
 from epp.extproc.actions import Action, Close, Fail
 from epp.extproc.codec import decode, encode
 from epp.extproc.exchange import Exchange
+from epp.extproc.messages import Budget
 from epp.extproc.transport import Limits, StreamSink, Tls
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
@@ -65,6 +66,7 @@ class GrpcioTransport:
         self._sink = sink
         self._new_id = new_id
         self._limits = limits or Limits()
+        self._budget = Budget(self._limits.max_buffered_bytes)
         self._tls = tls
         self._reload_tls = reload_tls
         self._reflection = reflection
@@ -163,7 +165,13 @@ class GrpcioTransport:
 
     async def _process(self, _requests: object, context: Context) -> None:
         began = self._clock()
-        exchange = Exchange(self._door, self._clock, self._new_id, max_body_bytes=self._limits.max_body_bytes)
+        exchange = Exchange(
+            self._door,
+            self._clock,
+            self._new_id,
+            max_body_bytes=self._limits.max_body_bytes,
+            budget=self._budget,
+        )
         stream = _Stream(exchange, began, asyncio.current_task())
         self._opened += 1
         self._sink.stream_opened()

@@ -12,6 +12,8 @@ class Limits:
 
     max_body_bytes: int = 64 << 20
     """A longer request body is answered with 413. Room for long prompts with inlined images."""
+    max_buffered_bytes: int = 1 << 30
+    """Of request bodies that are being read, all streams together; beyond it: 429."""
     max_streams: int = 20_000
     """Open streams; one more is answered with 429. A stream costs some 20 KiB."""
     progress_timeout_s: float = 60.0

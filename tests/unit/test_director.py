@@ -17,12 +17,13 @@ from epp.config.loader import load_preset
 from epp.datalayer.inflight import Ledger
 from epp.datalayer.outliers import Outliers
 from epp.datalayer.store import Store
-from epp.director import REASONS_HEADER, Director, RequestCall, Settings, subset_rows
+from epp.director import REASONS_HEADER, Director, RequestCall, Settings
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.errors import Answer, Reason, Refused
 from epp.domain.snapshot import Ints
 from epp.domain.views import Ending, Route
 from epp.parsing.select import Parsers
+from epp.scheduling.subset import subset_rows
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog
 from epp.telemetry.tracing import Tracer

@@ -24,7 +24,8 @@ from epp.extproc.actions import (
     StreamedReply,
     TrailersReply,
 )
-from epp.extproc.exchange import DESTINATION, TABLE, AnswerState, Exchange, Message, Piece, RequestState
+from epp.extproc.exchange import DESTINATION, TABLE, Exchange
+from epp.extproc.messages import AnswerState, Budget, Message, Piece, RequestState
 from tests.fakes.door import FakeDoor
 
 HEADERS = {":method": "POST", ":path": "/v1/completions?x=1", "x-request-id": "r1"}
@@ -246,6 +247,18 @@ def test_too_long_bodies_are_413() -> None:
     assert door.calls[0].body is None
 
 
+def test_bodies_of_all_streams_share_a_budget() -> None:
+    door = FakeDoor()
+    budget = Budget(10)
+    one, two = (Exchange(door, lambda: 0.0, lambda: "id", budget=budget) for _ in range(2))
+    assert play(one, [headers(), body(b"123456")]) == []
+    refused = play(two, [headers(), body(b"123456")])
+    assert isinstance(refused[0], Immediate)
+    assert refused[0].answer.status == 429
+    play(one, [body(b"7", end=True)])
+    assert budget.used == 0
+
+
 def test_skipping_the_response_ends_the_stream() -> None:
     made = exchange(FakeDoor(verdict=lambda call: Route("a:1", skip_response=True)))
     assert play(made, [headers(), body(b"a", end=True)])[-1] == Close()
@@ -323,6 +336,7 @@ def test_any_order_is_answered_or_failed_and_ends_once(
 ) -> None:
     door = FakeDoor()
     made = exchange(door, request, answer)
+    budget = made._budget
     actions: list[Action] = []
     for message, piece in messages:
         new = made.receive(message, piece)
@@ -331,6 +345,7 @@ def test_any_order_is_answered_or_failed_and_ends_once(
             break
     made.over()
     made.over()
+    assert budget.used == 0
     assert len(door.calls) <= 1
     for call in door.calls:
         assert len(call.endings) == 1
