@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,21 @@ from epp.sim.profile import DEFAULT, PROFILES, Profile
 from epp.sim.server import MODEL, Settings
 
 
+def _label(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """Names go into headers and the endpoints file."""
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,200}[A-Za-z0-9])?", value):
+        raise click.BadParameter(f"{value!r} is not made of letters, digits, '-' and '.'")
+    return value
+
+
 @click.command()
-@click.option("--port", default=8000, show_default=True, help="First port, the others follow; 0: free ones.")
+@click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="First port, the others follow; 0: free ones.",
+)
 @click.option("--count", default=1, show_default=True, type=click.IntRange(1, 1024), help="Engines to start.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="IP address to listen on.")
 @click.option("--model", default=MODEL, show_default=True, help="Name of the served model.")
@@ -29,13 +43,27 @@ from epp.sim.server import MODEL, Settings
 @click.option("--max-model-len", type=click.IntRange(2), help="Most tokens of prompt and answer together.")
 @click.option("--max-num-seqs", type=click.IntRange(1), help="Most sequences in a batch.")
 @click.option("--max-num-batched-tokens", type=click.IntRange(1), help="Most tokens of one step.")
-@click.option("--max-waiting", default=1000, show_default=True, help="Waiting requests; over it, 429.")
+@click.option(
+    "--max-waiting",
+    default=1000,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Waiting requests; over it, 429.",
+)
 @click.option(
     "--speed", default=1.0, show_default=True, type=click.FloatRange(0.001, 1000), help="Time factor."
 )
 @click.option("--seed", default=0, show_default=True, help="Of answers, step times and faults.")
-@click.option("--name", default="sim", show_default=True, help="Engines are called NAME-0, NAME-1 and so on.")
-@click.option("--namespace", default="default", show_default=True, help="Namespace of the endpoints.")
+@click.option(
+    "--name",
+    default="sim",
+    callback=_label,
+    show_default=True,
+    help="Engines are called NAME-0, NAME-1 and so on.",
+)
+@click.option(
+    "--namespace", default="default", callback=_label, show_default=True, help="Namespace of the endpoints."
+)
 @click.option(
     "--endpoints-out", type=click.Path(path_type=Path), help="Write the endpoints file for discovery."
 )

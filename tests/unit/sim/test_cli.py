@@ -65,6 +65,7 @@ def test_it_starts_says_where_and_ends_at_once(tmp_path: Path, number: signal.Si
     [
         (["--profile", "abacus"], "llama-3.1-8b-h100"),
         (["--port", "65535", "--count", "2"], "65535"),
+        (["--name", "a\r\nb"], "letters"),
         (["--fault", "slow=0"], "slow"),
         (["--fault", "sim-7:slow=2"], "sim-7"),
         (["--fault", "speed=2"], "speed"),
