@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from epp.config.catalog import Catalog
+from epp.config.catalog import Catalog, catalog
 from epp.config.loaded import Loaded
 from epp.config.loader import load_text
 from epp.config.problems import ConfigError
@@ -12,9 +10,15 @@ from epp.config.problems import ConfigError
 HEADER = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
 
 
-def load(body: str, **more: Any) -> Loaded:
+TYPES = catalog()
+"""Looked up once: finding the installed packages takes longer than everything else here."""
+
+
+def load(body: str, *, plugin_types: Catalog | None = None, allow_experimental: bool = False) -> Loaded:
     """`body` follows the two header lines: its first line is line 3."""
-    return load_text(HEADER + body, source="c", **more)
+    return load_text(
+        HEADER + body, source="c", allow_experimental=allow_experimental, plugin_types=plugin_types or TYPES
+    )
 
 
 def mistakes(body: str, *, experimental: bool = False, plugin_types: Catalog | None = None) -> list[str]:
