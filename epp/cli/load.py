@@ -54,6 +54,7 @@ def _load(url: str | None, compared: tuple[Path, Path] | None, **options: Any) -
     try:
         target = Target.parse(url)
         goodput = parse_goodput(options["goodput"])
+        check(options)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if not options["stream"] and goodput.keys() & {"ttft", "tpot"}:
@@ -117,6 +118,18 @@ async def _run(target: Target, options: dict[str, Any]) -> tuple[Run, dict[str, 
         await pool.close()
 
 
+def check(options: dict[str, Any]) -> None:
+    """What can be known to be wrong before anything is asked of the target. Raises ValueError."""
+    if options["arrivals_text"]:
+        arrivals.parse(options["arrivals_text"], Random(0))
+        if options["trace"]:
+            raise ValueError("a trace brings its own arrivals: use --speed")
+    if options["workload"] == "trace" and options["trace"] is None:
+        raise ValueError("--workload trace needs --trace FILE")
+    if options["max_turns"] < options["min_turns"]:
+        raise ValueError("--max-turns is below --min-turns")
+
+
 def build(options: dict[str, Any], models: Mix, headers: dict[str, str]) -> tuple[Workload, Limits]:
     """The workload and its bounds from the command's options. Raises ValueError, OSError."""
     manner = Manner(
@@ -138,10 +151,6 @@ def build(options: dict[str, Any], models: Mix, headers: dict[str, str]) -> tupl
         max_concurrency=options["max_concurrency"],
     )
     if kind == "trace":
-        if options["trace"] is None:
-            raise ValueError("--workload trace needs --trace FILE")
-        if options["arrivals_text"]:
-            raise ValueError("a trace brings its own arrivals: use --speed")
         entries = list(islice(read(options["trace"]), requests))
         return Replay(manner, seed, entries, options["speed"]).arrivals(), limits
     if requests is None and duration is None:
@@ -157,7 +166,7 @@ def build(options: dict[str, Any], models: Mix, headers: dict[str, str]) -> tupl
             Shape(
                 systems=options["systems"],
                 min_turns=options["min_turns"],
-                max_turns=max(options["min_turns"], options["max_turns"]),
+                max_turns=options["max_turns"],
                 max_context=options["max_context"],
             ),
             options["length_scale"],

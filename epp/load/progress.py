@@ -47,7 +47,8 @@ async def watch(
         show(progress, task, live, clock(), seconds=seconds, requests=requests)
         if progress.disable and clock() >= next_line:
             next_line += LINE_EVERY_S
-            progress.console.print(f"{clock():6.0f} s  {state(live, clock())}")
+            name = progress.tasks[task].description.strip()
+            progress.console.print(f"{name}: {clock():.0f} s, {state(live, clock())}", highlight=False)
         await asyncio.sleep(REFRESH_S)
 
 

@@ -27,6 +27,7 @@ from epp.load.run import Run, raise_open_files
 from epp.load.summary import Summary
 
 PORT = 8081
+NAMES = ("round-robin", "epp")
 T = TypeVar("T")
 
 
@@ -155,20 +156,20 @@ async def _while_alive(children: Children, work: Coroutine[None, None, T]) -> T:
         await asyncio.gather(playing, death, return_exceptions=True)
 
 
-def _report_errors(console: Console, runs: Sequence[Run]) -> None:
+def _report_errors(console: Console, runs: tuple[Run, Run]) -> None:
     failed = [record for run in runs for record in run.records if record.error]
     for record in failed[:5]:
         console.print(f"  {record.session}: {record.error} {record.detail[:200]}", markup=False)
-    for run in runs:
+    for name, run in zip(NAMES, runs, strict=True):
         for warning in run.health.warnings():
-            console.print(f"warning: {warning}", markup=False)
+            console.print(f"warning, {name}: {warning}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _write(directory: Path, runs: Sequence[Run], summaries: Sequence[Summary]) -> None:
     """Both results as `epp load` writes them, and one picture of the two. Raises OSError."""
     directory.mkdir(parents=True, exist_ok=True)
     results = []
-    for name, run, summary in zip(("round-robin", "epp"), runs, summaries, strict=True):
+    for name, run, summary in zip(NAMES, runs, summaries, strict=True):
         path = directory / f"{name}.json"
         report.write(path, run, summary, {"workload": "demo"}, run.health.warnings())
         results.append(report.read(path))
@@ -195,6 +196,6 @@ def _invite(console: Console, where: stack.Stack) -> None:
         f"  curl -N {where.picked_url}/v1/chat/completions -H 'content-type: application/json' "
         f"-H 'x-request-id: hello' -d '{body}'",
         f"  curl -s {where.epp_url}/debug/decisions/hello",
-        f"  curl -s {where.epp_url}/metrics | grep ^llm_d_epp_",
+        f"  curl -s {where.epp_url}/metrics | grep ^llm_d_epp_scheduler_attempts_total",
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)

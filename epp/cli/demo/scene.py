@@ -22,7 +22,7 @@ from epp.load.transport import Pool, Target
 from epp.load.workload import arrive
 
 MODEL = "demo-model"
-CHATS_A_SECOND = 2.4
+CHATS_A_SECOND = 3.2
 SHAPE = replace(
     scaled(Shape(systems=4, min_turns=4, max_turns=10, max_context=12_000), lengths=0.45, pauses=0.012),
     answer_scale=0.2,
@@ -52,7 +52,7 @@ async def perform(url: str, name: str, seconds: float, seed: int, progress: Prog
             pool,
             workload(seconds, seed),
             Limits(seconds=seconds),
-            timeout_s=60.0,
+            timeout_s=120.0,
             name=name,
             on_start=started,
         )
