@@ -17,7 +17,7 @@ from pythonjsonlogger.json import JsonFormatter
 
 TRACE = 5
 """Below DEBUG: single messages and chunks."""
-TIME_ENCODINGS = ("epoch", "millis", "nano", "iso8601", "rfc3339", "rfc3339nano")
+TIME_ENCODINGS = ("epoch", "millis", "nano", "iso8601", "rfc3339", "rfc3339nano", "nanos")
 _NAMED = {
     "trace": TRACE,
     "debug": logging.DEBUG,
@@ -40,6 +40,8 @@ _SECRET = frozenset(
 )
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+# Line separators, and marks that make a terminal write from right to left.
+_ESCAPES |= {code: f"\\u{code:04x}" for code in (*range(0x2028, 0x202F), *range(0x2066, 0x206A))}
 
 
 def verbosity_level(v: int) -> int:
@@ -105,7 +107,7 @@ def encode_time(seconds: float, encoding: str) -> float | int | str:
         return seconds
     if encoding == "millis":
         return seconds * 1e3
-    if encoding == "nano":
+    if encoding in ("nano", "nanos"):
         return int(seconds * 1e9)
     utc = datetime.fromtimestamp(seconds, UTC)
     if encoding == "iso8601":

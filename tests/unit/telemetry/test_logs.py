@@ -121,7 +121,8 @@ def test_time_encodings() -> None:
     written = [encode_time(at, encoding) for encoding in TIME_ENCODINGS]
     assert written[0] == at
     assert written[1] == pytest.approx(at * 1e3)
-    assert written[3:] == ["2023-11-14T22:13:20.123Z", "2023-11-14T22:13:20Z", "2023-11-14T22:13:20.123456Z"]
+    assert written[2] == written[6] == int(at * 1e9)
+    assert written[3:6] == ["2023-11-14T22:13:20.123Z", "2023-11-14T22:13:20Z", "2023-11-14T22:13:20.123456Z"]
     for encoding in TIME_ENCODINGS:
         (line,) = lines(LogOptions(time_encoding=encoding), (logging.ERROR, "x", {}))
         assert type(line["ts"]) is type(encode_time(at, encoding))
