@@ -51,8 +51,8 @@ class Answer:
     """One request's way back, for one or more sequences."""
 
     __slots__ = (
-        "_envelope", "_exchange", "_headers", "_include_usage", "_left", "chat", "choices", "drop_after",
-        "stream",
+        "_envelope", "_exchange", "_headers", "_include_usage", "_left", "break_after", "chat", "choices",
+        "silently", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -72,8 +72,10 @@ class Answer:
         self._headers = headers
         self.chat = chat
         self.stream = stream
-        self.drop_after = 0
-        """Cut the connection after this many tokens; 0 for never."""
+        self.break_after = 0
+        """Break off after this many tokens; 0 for never."""
+        self.silently = False
+        """Breaking off leaves the connection open."""
         self._include_usage = include_usage
         kind = ("chat.completion" if chat else "text_completion") + (".chunk" if chat and stream else "")
         self._envelope = b'{"id":%b,"object":"%b","created":%d,"model":%b,' % (
@@ -89,22 +91,24 @@ class Answer:
 
     def token(self, choice: Choice, number: int) -> None:
         """A token that is not the last."""
-        if not self.stream:
+        if not self.stream or 0 < self.break_after < number:
             return
         data = choice.token(number)
         if number == 1 and self.chat:
             data = self._role(choice) + data
         self._exchange.write(data)
-        if number == self.drop_after:
+        if number == self.break_after and not self.silently:
             self._exchange.cut()
 
     def finish(self, choice: Choice, number: int, reason: str) -> None:
         """The last token of one sequence; with the last of all, the end of the answer."""
         self._left -= 1
+        if 0 < self.break_after < number:
+            if not self.silently:
+                self._exchange.cut()
+            return
         if not self.stream:
             if not self._left:
-                if self.drop_after and number > self.drop_after:
-                    self._exchange.cut()
                 self._exchange.reply(
                     200, self._whole(), b"content-type: application/json\r\n" + self._headers
                 )

@@ -18,8 +18,10 @@ class Faults(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Taken and never answered."""
     drop_rate: float = 0.0
     """Connection cut in the middle of the answer."""
+    stall_rate: float = 0.0
+    """Nothing more after a few tokens, the connection stays open."""
     drop_after: int = 3
-    """Tokens before the cut; answers no longer than that are complete."""
+    """Tokens before the cut or the stall; answers no longer than that are complete."""
     dead: bool = False
     """Listener and all connections closed; alive again with an empty cache when this turns false."""
     dead_for_s: float = 0.0
@@ -47,7 +49,7 @@ def changed(faults: Faults, update: dict[str, object]) -> Faults:
         raise ValueError(str(error)) from None
     if not (0 < new.slow <= 1e6):
         raise ValueError("slow must be above 0 and at most 1e6")
-    for name in ("error_rate", "hang_rate", "drop_rate"):
+    for name in ("error_rate", "hang_rate", "drop_rate", "stall_rate"):
         if not 0 <= getattr(new, name) <= 1:
             raise ValueError(f"{name} must be in 0 .. 1")
     if new.drop_after < 1 or not 0 <= new.dead_for_s < math.inf:

@@ -166,7 +166,10 @@ class ModelServer:
             choice.sequence = seq
             self._answers[seq] = (answer, choice)
         if faults.drop_rate and rng.random() < faults.drop_rate:
-            answer.drop_after = faults.drop_after
+            answer.break_after = faults.drop_after
+        elif faults.stall_rate and rng.random() < faults.stall_rate:
+            answer.break_after = faults.drop_after
+            answer.silently = True
         exchange.on_gone = lambda: self._abort(sequences)
         answer.begin()
 

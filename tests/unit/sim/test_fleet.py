@@ -66,6 +66,27 @@ async def test_a_dropped_answer(start: StartFleet, http: aiohttp.ClientSession, 
         await answer.read()  # too short to be dropped
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_stalled_answer_keeps_its_connection(
+    start: StartFleet, http: aiohttp.ClientSession, stream: bool
+) -> None:
+    fleet = await start()
+    await set_faults(http, fleet, stall_rate=1.0, drop_after=2)
+    engine = fleet.listeners[0].server.engine
+    if not stream:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(http.post(url(fleet, CHAT), json=BODY), 0.1)
+        return
+    async with http.post(url(fleet, CHAT), json=BODY | {"stream": True}) as answer:
+        seen = b""
+        while seen.count(b'"content":') < 3:  # the role's, then two tokens
+            seen += await answer.content.readany()
+        while engine.unfinished:
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(answer.content.readany(), 0.05)
+
+
 async def test_slow_is_the_engines(start: StartFleet, http: aiohttp.ClientSession) -> None:
     fleet = await start(2)
     await set_faults(http, fleet, engine="sim-1", slow=2.5)
