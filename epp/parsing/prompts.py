@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from epp.domain.request import Prompt
-from epp.parsing.body import LARGE_BYTES, MAX_QUOTES, decode
+from epp.parsing.body import MANY_STRINGS_BYTES, MAX_QUOTES, decode, has_more
 from epp.parsing.rawjson import opening
 
 Token: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -37,7 +37,7 @@ def prompts_of(raw: msgspec.Raw, field: str) -> tuple[Prompt, ...]:
         return (Prompt(text=decode(_STRING, value, at=field).encode()),)
     found = _OPENING.match(value)
     first = found[1] if found else b""
-    if first == b"{" or (len(value) > LARGE_BYTES and _too_many(bytes(value))):
+    if first == b"{" or (len(value) > MANY_STRINGS_BYTES and _too_many(value, first)):
         return (Prompt(text=bytes(value)),)
     if first == b'"':
         texts = decode(_STRINGS, value, at=field)
@@ -58,7 +58,7 @@ def token_prompt(ids: list[int]) -> Prompt:
     return Prompt(tokens=np.array(ids, dtype=np.uint32))
 
 
-def _too_many(value: bytes) -> bool:
-    if b'"' in value:
-        return value.count(b'"') > MAX_QUOTES
-    return value.count(b"[") > MAX_PROMPTS or value.count(b",") > MAX_TOKENS
+def _too_many(value: memoryview, first: bytes) -> bool:
+    if first == b'"':
+        return has_more(value, b'"', MAX_QUOTES)
+    return has_more(value, b"[", MAX_PROMPTS) or has_more(value, b",", MAX_TOKENS)

@@ -64,7 +64,10 @@ def test_parts_that_are_decoded_later_are_bounded_too() -> None:
     while least_refused - most > 1:
         middle = (most + least_refused) // 2
         most, least_refused = (middle, least_refused) if accepted(middle) else (most, middle)
-    assert [accepted(depth) for depth in range(most - 30, most + 30)] == [True] * 31 + [False] * 29
+    # Which of two decoders finds out first depends on the depth; nothing but a refusal comes of either.
+    around = [accepted(depth) for depth in range(most - 40, most + 40)]
+    assert around == sorted(around, reverse=True)
+    assert (around[0], around[-1]) == (True, False)
     assert parse(CHAT, with_image(least_refused), truncated=True).prompts is not None
 
 
