@@ -1,7 +1,7 @@
 """What a request's body and an answer's chunk cost: `python bench/parsing.py`.
 
-Prints CPU microseconds for chat bodies of 0.1, 32 and 400 KB: parse (decode, flatten, find the model), hash in
-blocks of 64 tokens (256 bytes), and both. Mixed text is not all ASCII, which is slower to decode. Then for one
+Prints CPU microseconds for chat bodies of 0.1, 32 and 400 KB: parse (decode, flatten, find the model), hash
+in blocks of 64 tokens (256 bytes), and both. Mixed text is not all ASCII: slower to decode. Then for one
 SSE chunk of a token, and for a model name put back in it.
 """
 
