@@ -60,10 +60,11 @@ class Client(asyncio.Protocol):
         self.tail = (self.tail + data)[-5:]
         if self.tail == b"0\r\n\r\n" and self.answer is not None:
             answer, self.answer = self.answer, None
-            answer.set_result(self.events)
+            if not answer.done():  # else the run was over before it came
+                answer.set_result(self.events)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.answer is not None:
+        if self.answer is not None and not self.answer.done():
             self.answer.set_exception(ConnectionError("connection lost"))
 
     async def ask(self, request: bytes) -> int:
