@@ -53,11 +53,12 @@ class GivenLoad(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbi
 
 
 class OnePool:
-    """The store and the ledger of one decision."""
+    """What one decision knows: the store, the ledger, and which models are served where."""
 
     def __init__(self) -> None:
         self.store = Store()
         self.ledger = Ledger()
+        self.models = ModelProbe(self.store)
         self.store.set_scrape_interval(FRESH_S / 3)
 
     def read_endpoints(self, path: Path) -> None:
@@ -95,7 +96,8 @@ class OnePool:
         scraper = Scraper(self.store, source=data.scrape.source, engines=data.engines)
         running = [asyncio.create_task(scraper.run())]
         if data.models is not None:
-            running.append(asyncio.create_task(ModelProbe(self.store, source=data.models).run()))
+            self.models = ModelProbe(self.store, source=data.models)
+            running.append(asyncio.create_task(self.models.run()))
         try:
             async with asyncio.timeout(SCRAPE_S):
                 while not self._complete(data):  # noqa: ASYNC110 - nobody says when the last has answered

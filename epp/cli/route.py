@@ -173,6 +173,7 @@ def _director(loaded: Loaded, pool: OnePool, seed: Callable[[], int]) -> Directo
         store=pool.store,
         ledger=pool.ledger,
         outliers=None,
+        models=pool.models,
         metrics=Metrics(),
         tracer=Tracer(),
         decisions=DecisionLog(),

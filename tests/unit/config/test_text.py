@@ -110,7 +110,7 @@ def test_unknown_tags_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100 + "]" * 100, "[" * 600, "a: &a [*a]", "{a: " * 400 + "}" * 400 + "}" * 400],
+    ["[" * 100 + "]" * 100, "[" * 600, "a: &a [*a]", "{a: " * 400 + "}" * 400],
     ids=["deep", "very deep", "loop", "deep maps"],
 )
 def test_depth_is_bounded(text: str) -> None:
