@@ -82,9 +82,10 @@ class TestVectors:
             assert np.array_equal(first, ask(other, method, world))
             assert np.array_equal(first, ask(one, method, world))
 
-    def test_order_of_candidates_does_not_matter(self, name: str, method: str) -> None:
+    @pytest.mark.parametrize("idle", [False, True])
+    def test_order_of_candidates_does_not_matter(self, name: str, method: str, idle: bool) -> None:
         for seed in SEEDS:
-            world = World(seed, 20)
+            world = World(seed, 20, idle=idle)
             order = np.asarray(Random(seed).sample(range(20), 20))
             straight = ask(build(name), method, world)
             turned = ask(build(name), method, world, world.rows[order])

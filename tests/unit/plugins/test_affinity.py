@@ -76,6 +76,8 @@ class TestEncodedEndpoint:
         served = pool.endpoints[0].authority
         headers = plugin.answer_headers(request(), decide(pool, default=2), served)
         assert headers == (("x-session-token", token("default/pod-0")),)
+        named = build("session-affinity-scorer", profileName="default")
+        assert named.answer_headers(request(), decide(pool, default=2), served) == headers
 
     def test_of_one_profile_under_a_header_of_its_own(self) -> None:
         plugin = build(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -125,6 +126,17 @@ def test_lora_affinity() -> None:
     assert score("lora-affinity-scorer", cycle) == [1.0, 0.8, 0.6, 0.0, 0.0]
 
 
+def test_lora_affinity_sees_changes() -> None:
+    scorer, none = build("lora-affinity-scorer"), [[]]
+    for running, waiting, expected in ((none, none, 0.0), (none, [["lora"]], 0.6), ([["lora"]], none, 1.0)):
+        cycle = cycle_of(model="lora", lora_running=running, lora_waiting=waiting)
+        assert scorer.score(cycle, np.arange(1)).tolist() == [expected]
+    cycle = cycle_of(model="lora", lora_running=none, lora_waiting=none)
+    for waiting, expected in (((frozenset(),), 0.0), ((frozenset({"lora"}),), 0.6)):
+        cycle.snapshot = replace(cycle.snapshot, lora_waiting=waiting)
+        assert scorer.score(cycle, np.arange(1)).tolist() == [expected]
+
+
 def test_lora_affinity_prefers_room_to_waiting() -> None:
     cycle = cycle_of(model="lora", lora_running=[["x"]], lora_waiting=[["lora"]], lora_max=[3])
     assert score("lora-affinity-scorer", cycle) == [0.8]
@@ -209,6 +221,9 @@ class TestPrefixAffinity:
     def test_keeps_the_sticky(self) -> None:
         cycle = cycle_of(matched=[8, 7, 10], total=10, tokens=640)
         assert keep(self.NAME, cycle) == [True, False, True]
+
+    def test_all_sticky_keeps_all(self) -> None:
+        assert keep(self.NAME, cycle_of(matched=[8, 9], total=10, inflight=[10**9, 0])) == [True, True]
 
     def test_none_sticky_keeps_all(self) -> None:
         assert keep(self.NAME, cycle_of(matched=[1, 0, 7], total=10)) == [True] * 3

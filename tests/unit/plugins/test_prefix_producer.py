@@ -126,6 +126,13 @@ def test_block_size(parameters: dict[str, Any], reported: list[int], block: int)
     assert match.total_blocks == -(-len(TEXT) // (4 * block))
 
 
+def test_a_new_pool_may_have_other_blocks() -> None:
+    plugin = build(NAME)
+    for columns, block in (({}, 64), ({"block_size": [128]}, 128), ({"block_size": [96, 32]}, 96)):
+        pool = snapshot(len(columns.get("block_size", [0])), **columns)
+        assert produce(plugin, request(TEXT), pool).prefix[NAME].block_tokens == block
+
+
 @pytest.mark.parametrize(
     ("parameters", "total"),
     [
