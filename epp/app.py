@@ -14,9 +14,12 @@ import signal
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from time import monotonic, perf_counter
+from typing import Protocol, runtime_checkable
 
 import grpc.aio
 
@@ -58,6 +61,18 @@ class PluginCounts:
         if name not in self._named:
             self._named.add(name)
             log.error("plugin %s (%s) failed and was left out: %s", name, extension_point, what)
+
+
+@runtime_checkable
+class SizedIndex(Protocol):
+    """A plugin that keeps a prefix index."""
+
+    @property
+    def entries(self) -> int: ...
+
+
+def entries_of(index: SizedIndex) -> float:
+    return float(index.entries)
 
 
 class ScrapeCounts:
@@ -106,7 +121,7 @@ class App:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._patient = True
-        self.metrics = Metrics(stream_metrics=options.stream_metrics)
+        self.metrics = Metrics(build_ref=version("inference-epp"), stream_metrics=options.stream_metrics)
         self.ledger = Ledger()
         self.outliers = None
         if own.outliers.enabled:
@@ -127,6 +142,9 @@ class App:
             errors=ScrapeCounts(self.metrics),
         )
         self.metrics.watch_pool(options.pool_name, self.store, self.ledger, monotonic, options.staleness_s)
+        for step in loaded.plugins:
+            if isinstance(step.plugin, SizedIndex):
+                self.metrics.watch_prefix_index(step.name, step.type_name, partial(entries_of, step.plugin))
         chance = Random(secrets.randbits(64))
         director = Director(
             parsers=Parsers(loaded.parsers),

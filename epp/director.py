@@ -26,6 +26,7 @@ from epp.domain.views import Clock, Ending, HeaderChange, Route, Verdict
 from epp.parsing.rewrite import ModelRestorer, splice_model
 from epp.parsing.select import Parsers
 from epp.parsing.usage import AnswerReader, answer_reader
+from epp.scheduling.contract import Cycle
 from epp.scheduling.scheduler import Scheduler
 from epp.scheduling.subset import subset_rows
 from epp.telemetry.metrics import Metrics
@@ -42,6 +43,8 @@ _MODEL_BEFORE_US = "x-gateway-model-name"
 _MODELLED = (Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.ANTHROPIC, Api.RERANK)
 """APIs whose model must be served by the endpoint."""
 REASONS_HEADER = "x-epp-decision"
+_TOKEN_BYTES = 4
+"""Of text in a token, as everywhere in the prefix estimate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +218,7 @@ class RequestCall:
             decision.endpoint.slot, prefill_tokens=decision.uncached_tokens, decode_tokens=expected
         )
         d.scheduler.chosen(cycle, decision)
+        self._count_prefix(cycle, decision)
         set_headers = list(d.scheduler.request_headers(cycle, decision))
         if "x-request-id" not in headers:
             set_headers.append(("x-request-id", head.request_id))
@@ -224,8 +228,6 @@ class RequestCall:
             request.model, request.target_model, request.fairness_id, request.priority
         )
         meter.started(request.size_bytes)
-        # A stream may stay open for an hour: its prompt need not.
-        request.prompts = ()
         trace.enter("answer")
         d.metrics.request_processing.observe(d.clock() - head.received_at)
         if log.isEnabledFor(logging.DEBUG):
@@ -237,6 +239,14 @@ class RequestCall:
             scores=_scores(decision) if d.settings.emit_scores else None,
             skip_response=request.skip_response,
         )
+
+    def _count_prefix(self, cycle: Cycle, decision: Decision) -> None:
+        types = self._d.scheduler.types
+        for name, match in cycle.prefix.items():
+            if match.total_blocks:
+                matched = float(match.matched_blocks[decision.row])
+                hit_bytes = matched * match.block_tokens * _TOKEN_BYTES
+                self._d.metrics.prefix_lookup(name, types[name], matched / match.total_blocks, hit_bytes)
 
     def _rewritten(self, request: Request, body: bytes) -> bytes | None:
         """The body with the target model's name, when that differs from the client's."""
@@ -263,6 +273,8 @@ class RequestCall:
         self._reader = answer_reader(request.api, content_type, encoding)
         self._believe(served, status, headers, now)
         set_headers: Sequence[tuple[str, str]] = d.scheduler.answer_headers(request, decision, served)
+        # A stream may stay open for an hour: its prompt need not.
+        request.prompts = ()
         if d.settings.reasons_header:
             set_headers = [*set_headers, (REASONS_HEADER, headline(decision))]
         if self._restorer is None:

@@ -76,6 +76,11 @@ class Decision:
         return self.endpoints[0]
 
     @property
+    def row(self) -> int:
+        """Row of the primary endpoint in the snapshot."""
+        return next(run.picked[0] for run in self.runs if run.profile == self.primary)
+
+    @property
     def destination(self) -> str:
         """Value of x-gateway-destination-endpoint."""
         return ",".join(endpoint.authority for endpoint in self.endpoints)

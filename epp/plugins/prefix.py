@@ -104,6 +104,11 @@ class ApproximatePrefix:
     def forget(self, slot: int) -> None:
         self._index.forget(slot)
 
+    @property
+    def entries(self) -> int:
+        """Blocks remembered, summed over endpoints."""
+        return self._index.entries
+
     def dump_state(self) -> Mapping[str, Any]:
         return {
             "blockTokens": self._block,

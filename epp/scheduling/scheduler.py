@@ -53,6 +53,8 @@ class Scheduler:
         self.profiles = {profile.name: profile for profile in profiles}
         self.handler = handler
         self.plugins = tuple(plugins)
+        self.types = {step.name: step.type_name for step in plugins}
+        """Type of each plugin by its name."""
         self._inflight = inflight
         self._names = tuple(self.profiles)
         self._probe = Probe(clock if sink is not None else None, sink)
