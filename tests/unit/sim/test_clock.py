@@ -109,6 +109,15 @@ async def test_a_closed_clock_steps_no_more() -> None:
     assert seq.ended is Finish.ABORT
 
 
+async def test_several_are_added_together_or_not_at_all() -> None:
+    clock = RealTime(engine(max_waiting=2), lambda step: None, asyncio.get_running_loop())
+    clock.add_all([work("a"), work("b")])
+    with pytest.raises(Rejected):
+        clock.add_all([work("c"), work("d"), work("e")])
+    assert clock.engine.unfinished == 2
+    clock.close()
+
+
 async def test_what_a_step_brings_may_abort_others() -> None:
     """A broken client connection is noticed while a step is handed out."""
     over = asyncio.Event()
@@ -120,8 +129,7 @@ async def test_what_a_step_brings_may_abort_others() -> None:
             over.set()
 
     clock = RealTime(engine(step_s=0.001, prefill_token_s=0.0), stepped, asyncio.get_running_loop())
-    first = clock.add(work("a", output=5))
-    second = clock.add(work("b", output=50))
+    first, second = clock.add_all([work("a", output=5), work("b", output=50)])
     await over.wait()
     assert second.ended is Finish.ABORT
     assert clock.engine.kv.used == 0
