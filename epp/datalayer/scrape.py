@@ -37,6 +37,9 @@ _MIN_SLEEP_S = 0.002
 _MAX_SLEEP_S = 0.05
 """The loop wakes no rarer, to see that the pool changed."""
 _MEASURE_S = 0.5
+_LATE_S = 0.1
+_PATIENCE_S = 0.2
+"""After the loop itself was held up so long, answers may lie unread: nobody is given up for so long."""
 _CONNECT_S = 1e-3
 """New endpoints are connected to at most so close upon each other: it costs 0.3 ms each."""
 _log = logging.getLogger(__name__)
@@ -158,6 +161,8 @@ class Scraper:
         self._cpu_s = 0.0
         self._scrapes = 0
         self._measured_at = NEVER
+        self._told_interval_s = 0.0
+        self._patient_until = NEVER
         self.scrapes = 0
         """Answers read so far."""
 
@@ -173,10 +178,14 @@ class Scraper:
                     while self._due and self._due[0][0] <= now:
                         self._turn(heappop(self._due)[2], now, connecting)
                     wake_at = self._due[0][0] if self._due else now + _MAX_SLEEP_S
+                    pause_s = min(_MAX_SLEEP_S, max(_MIN_SLEEP_S, wake_at - now))
                     self._cpu_s += self._cpu_clock() - began
                     if now - self._measured_at >= _MEASURE_S:
                         self._measure(now)
-                    await asyncio.sleep(min(_MAX_SLEEP_S, max(_MIN_SLEEP_S, wake_at - now)))
+                    await asyncio.sleep(pause_s)
+                    woken_at = self._clock()
+                    if woken_at - now - pause_s > _LATE_S:
+                        self._patient_until = woken_at + _PATIENCE_S
         finally:
             for target in self._targets.values():
                 self._drop(target)
@@ -209,7 +218,7 @@ class Scraper:
                 self._drop(target)
                 del self._targets[slot]
         self.pace.resize(len(endpoints))
-        self._store.set_scrape_interval(self.pace.interval_s)
+        self._tell_interval()
         new = [endpoint for slot, endpoint in endpoints.items() if slot not in self._targets]
         spread_s = min(self.pace.interval_s, len(new) * _CONNECT_S)
         for endpoint in new:
@@ -230,7 +239,7 @@ class Scraper:
         if target.connecting:
             pass  # it has its own deadline
         elif target.waiting:
-            if now - target.asked_at >= self._deadline_s:
+            if now - target.asked_at >= self._deadline_s and now >= self._patient_until:
                 self._failed(target, f"no answer in {self._deadline_s:g} s")
         elif target.connection is not None and target.connection.ready:
             target.waiting, target.asked_at = True, now
@@ -248,6 +257,7 @@ class Scraper:
     async def _connect(self, target: _Target) -> None:
         endpoint = target.endpoint
         connection = Connection(target.request, target, self._max_body_bytes)
+        began_at = self._clock()
         try:
             async with asyncio.timeout(self._deadline_s):
                 await asyncio.get_running_loop().create_connection(
@@ -258,6 +268,8 @@ class Scraper:
                     server_hostname=endpoint.ip if self._tls is not None else None,
                 )
         except TimeoutError:
+            if self._clock() - began_at > self._deadline_s + _LATE_S:
+                return  # it was we who were held up: tried again at the next turn
             self._failed(target, f"not connected in {self._deadline_s:g} s")
             return
         except (OSError, ValueError) as error:
@@ -328,7 +340,18 @@ class Scraper:
     def _measure(self, now: float) -> None:
         self.pace.spent(self._cpu_s, self._scrapes)
         self._cpu_s, self._scrapes, self._measured_at = 0.0, 0, now
-        self._store.set_scrape_interval(self.pace.interval_s)
+        self._tell_interval()
+
+    def _tell_interval(self) -> None:
+        interval_s = self.pace.interval_s
+        if interval_s == self._told_interval_s:
+            return
+        _log.info(
+            "scraping every %.0f ms: %d endpoints, %.0f us a scrape, %.2f of a core",
+            interval_s * 1e3, len(self._store), self.pace.cost_s * 1e6, self.pace.share,
+        )  # fmt: skip
+        self._told_interval_s = interval_s
+        self._store.set_scrape_interval(interval_s)
 
 
 def _authority(endpoint: Endpoint, port: int) -> str:
