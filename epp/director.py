@@ -23,6 +23,7 @@ from epp.domain.errors import Answer, Reason, Refused, answer_of
 from epp.domain.request import Api, Request, RequestHead, Usage
 from epp.domain.snapshot import Ints, Snapshot
 from epp.domain.views import Clock, Ending, HeaderChange, Route, Verdict
+from epp.parsing.body import MODEL_HEADER, rewrite_target
 from epp.parsing.rewrite import ModelRestorer, splice_model
 from epp.parsing.select import Parsers
 from epp.parsing.usage import AnswerReader, answer_reader
@@ -36,10 +37,7 @@ from epp.telemetry.tracing import UNTRACED, Trace, Tracer
 
 log = logging.getLogger("epp.director")
 
-_REWRITE = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
 _FAIRNESS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
-_MODEL_BEFORE_US = "x-gateway-model-name"
-"""Set by body-based routing in front of us; used where the body is not seen."""
 _MODELLED = (Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.ANTHROPIC, Api.RERANK)
 """APIs whose model must be served by the endpoint."""
 REASONS_HEADER = "x-epp-decision"
@@ -193,8 +191,8 @@ class RequestCall:
         trace.enter("parse")
         request = self._request = d.parsers.parse(head, body, truncated=truncated)
         trace.parsed(request)
-        request.target_model = _first(headers, _REWRITE) or request.model or headers.get(_MODEL_BEFORE_US, "")
-        request.fairness_id = _first(headers, _FAIRNESS) or request.fairness_id
+        request.target_model = rewrite_target(head) or request.model or headers.get(MODEL_HEADER, "")
+        request.fairness_id = headers.get(_FAIRNESS[0]) or headers.get(_FAIRNESS[1]) or request.fairness_id
         snapshot = d.store.snapshot
         now = d.clock()
         rows = d.candidates(snapshot, self._subset, request)
@@ -254,7 +252,8 @@ class RequestCall:
             return None
         changed = splice_model(body, request.model_span, request.target_model)
         self._d.metrics.rewritten("header", request.model, request.target_model)
-        self._restorer = ModelRestorer(request.target_model, request.model)
+        if request.model:
+            self._restorer = ModelRestorer(request.target_model, request.model)
         return changed
 
     # --- answer side --------------------------------------------------------------------------------------
@@ -362,10 +361,6 @@ class RequestCall:
             output_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
         )
-
-
-def _first(headers: Mapping[str, str], names: tuple[str, str]) -> str:
-    return headers.get(names[0]) or headers.get(names[1]) or ""
 
 
 def _is_local_reply(headers: Mapping[str, str]) -> bool:

@@ -35,6 +35,7 @@ from epp.extproc.actions import (
     TrailersReply,
 )
 from epp.extproc.messages import AnswerState, Budget, Message, Piece, RequestState
+from epp.parsing.select import request_path
 
 DESTINATION = "x-gateway-destination-endpoint"
 _CONTENT_LENGTH = "content-length"
@@ -312,11 +313,10 @@ class Exchange:
 
     def _open(self, piece: Piece) -> Call:
         headers = piece.headers or {}
-        path = headers.get(":path") or headers.get("x-original-path") or headers.get("x-forwarded-path")
         head = RequestHead(
             headers=headers,
             method=headers.get(":method", "POST"),
-            path=(path or "/v1/completions").partition("?")[0],
+            path=request_path(headers),
             request_id=headers.get("x-request-id") or self._new_id(),
             received_at=self._clock(),
             has_body=not (piece.end_of_stream and piece.headers is not None),
