@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from epp.datalayer.exposition import Sample, labels_of, samples
 from epp.datalayer.load import Load
+from epp.domain.endpoint import Endpoint
 
 ENGINE_LABEL = "llm-d.ai/engine-type"
 LEGACY_ENGINE_LABEL = "inference.networking.k8s.io/engine-type"
@@ -151,6 +152,22 @@ def engine_of(
     if named is None and label == ENGINE_LABEL:
         named = labels.get(LEGACY_ENGINE_LABEL)
     return engines.get(named or default) or engines[default]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineChoice:
+    """Which engine an endpoint is: by its label, else the default."""
+
+    engines: Mapping[str, Engine] = ENGINES
+    label: str = ENGINE_LABEL
+    default: str = DEFAULT_ENGINE
+
+    def __post_init__(self) -> None:
+        if self.default not in self.engines:
+            raise ValueError(f"default engine {self.default!r} is none of {', '.join(sorted(self.engines))}")
+
+    def of(self, endpoint: Endpoint) -> Engine:
+        return engine_of(endpoint.labels, self.engines, label=self.label, default=self.default)
 
 
 class Reader:

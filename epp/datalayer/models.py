@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from epp.datalayer.connection import Connection, HttpSource
-from epp.datalayer.scrape import ScrapeErrors, Uncounted
+from epp.datalayer.counting import ScrapeErrors, Uncounted
 from epp.datalayer.store import Store
 from epp.domain.endpoint import Endpoint
 from epp.domain.snapshot import NEVER, Bools, Ints, Snapshot

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
-from typing import Protocol
 
 from epp.datalayer.connection import MAX_BODY_BYTES, Connection, HttpSource
-from epp.datalayer.engines import DEFAULT_ENGINE, ENGINE_LABEL, ENGINES, Engine, Reader, engine_of
+from epp.datalayer.counting import ScrapeErrors as ScrapeErrors
+from epp.datalayer.counting import Uncounted
+from epp.datalayer.engines import Engine, Reader
+from epp.datalayer.engines import EngineChoice as EngineChoice
 from epp.datalayer.pace import Pace
 from epp.datalayer.store import Store
 from epp.domain.endpoint import Endpoint
@@ -43,40 +45,6 @@ _PATIENCE_S = 0.2
 _CONNECT_S = 1e-3
 """New endpoints are connected to at most so close upon each other: it costs 0.3 ms each."""
 _log = logging.getLogger(__name__)
-
-
-class ScrapeErrors(Protocol):
-    """Where errors are counted."""
-
-    def poll_errors(self, source: str) -> None: ...
-
-    def extract_errors(self, source: str, extractor: str) -> None: ...
-
-
-class Uncounted:
-    """Counts nothing."""
-
-    def poll_errors(self, source: str) -> None:
-        pass
-
-    def extract_errors(self, source: str, extractor: str) -> None:
-        pass
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineChoice:
-    """Which engine an endpoint is: by its label, else the default."""
-
-    engines: Mapping[str, Engine] = ENGINES
-    label: str = ENGINE_LABEL
-    default: str = DEFAULT_ENGINE
-
-    def __post_init__(self) -> None:
-        if self.default not in self.engines:
-            raise ValueError(f"default engine {self.default!r} is none of {', '.join(sorted(self.engines))}")
-
-    def of(self, endpoint: Endpoint) -> Engine:
-        return engine_of(endpoint.labels, self.engines, label=self.label, default=self.default)
 
 
 @dataclass(frozen=True, slots=True)
