@@ -14,7 +14,7 @@ SAMPLES = Path(__file__).parents[3] / "deploy" / "config"
 
 
 def run(*arguments: str, stdin: str = "") -> Result:
-    return CliRunner().invoke(check, arguments, input=stdin)
+    return CliRunner(env={"COLUMNS": "200"}).invoke(check, arguments, input=stdin)
 
 
 def test_a_good_configuration_is_shown_as_tables() -> None:

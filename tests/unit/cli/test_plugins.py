@@ -14,7 +14,7 @@ from epp.config.presets import PRESETS
 
 
 def run(*arguments: str) -> Result:
-    return CliRunner().invoke(plugins, arguments)
+    return CliRunner(env={"COLUMNS": "200"}).invoke(plugins, arguments)
 
 
 def test_every_type_is_listed_with_its_parameters() -> None:
