@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -152,9 +153,11 @@ def build(options: dict[str, Any], models: Mix, headers: dict[str, str]) -> tupl
     )
     if kind == "trace":
         entries = list(islice(read(options["trace"]), requests))
-        return Replay(manner, seed, entries, options["speed"]).arrivals(), limits
+        return Replay(manner, seed, entries, options["speed"]).arrivals(), replace(
+            limits, requests=len(entries)
+        )
     if requests is None and duration is None:
-        limits = Limits(requests=100, max_open=limits.max_open, max_concurrency=limits.max_concurrency)
+        limits = replace(limits, requests=100)
     rng = Random(f"{seed}/arrivals")
     if options["arrivals_text"]:
         when = arrivals.parse(options["arrivals_text"], rng)

