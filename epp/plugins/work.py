@@ -29,6 +29,9 @@ class ExpectedWorkParameters(
     running_tokens: Annotated[
         float, Meta(ge=0, description="cost of one unfinished request, in prompt tokens")
     ] = 128.0
+    foreign_smoothing_seconds: Annotated[
+        float, Meta(ge=0, description="seconds over which requests of other clients are averaged; 0 for none")
+    ] = 1.0
     prefix_match_info_producer_name: Annotated[
         str, Meta(description="producer of prefix matches; empty for the approximate one")
     ] = ""
@@ -41,9 +44,15 @@ class ForeignRequests:
     holds until the next scrape of that endpoint. So what we send after the scrape hides no foreign request,
     and what ends after it appears as none. Between the scrape and that first decision (a snapshot period at
     load) both errors remain, each of at most the requests that came or went in it.
+
+    Averaged over about a second: pickers that all act on the same fresh count herd to the same endpoint until
+    the next scrape. In a model of 4 pickers, 8 endpoints, scrapes every 200 ms and 15 requests an endpoint,
+    the fullest has 4.5 above the mean with raw counts, 1.6 with none and 1.5 averaged; with a fifth of the
+    load on two endpoints from elsewhere 4.5, 10.6 and 2.4.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, smoothing_s: float) -> None:
+        self._smoothing_s = smoothing_s
         self._version = -1
         self._endpoints: tuple[Endpoint, ...] | None = None
         self._scraped_at = np.full(0, NEVER)
@@ -74,11 +83,16 @@ class ForeignRequests:
         """Compare what was scraped since the last decision."""
         self._version = snapshot.version
         slots = snapshot.slots
-        new = (snapshot.scraped_at != self._scraped_at[slots]).nonzero()[0]
+        new = (snapshot.scraped_at > self._scraped_at[slots]).nonzero()[0]
         if len(new):
             changed = slots[new]
             there = snapshot.running[new] + snapshot.waiting[new] - cycle.inflight.requests(changed)
-            self._count[changed] = np.maximum(there, 0.0)
+            step = np.maximum(there, 0.0) - self._count[changed]
+            if self._smoothing_s:
+                # The first scrape is infinitely long after the one before, so it counts in full.
+                elapsed = snapshot.scraped_at[new] - self._scraped_at[changed]
+                step *= 1.0 - np.exp(-elapsed / self._smoothing_s)
+            self._count[changed] += step
             self._scraped_at[changed] = snapshot.scraped_at[new]
             self._any = bool(self._count.any())
 
@@ -97,7 +111,7 @@ class ExpectedWork:
 
     def __init__(self, parameters: ExpectedWorkParameters) -> None:
         self._p = parameters
-        self._foreign = ForeignRequests()
+        self._foreign = ForeignRequests(parameters.foreign_smoothing_seconds)
 
     def cost(self, cycle: Cycle, rows: Ints) -> Floats:
         """Tokens of work before this request would be through its prefill, one value per row."""

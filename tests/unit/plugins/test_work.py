@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
+import math
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -103,14 +106,23 @@ class TestOthers:
         assert cost(scorer, cycle_of(pool, ledger)) == [3000.0]
 
     def test_are_counted_anew_at_the_next_scrape_of_that_endpoint_only(self) -> None:
-        scorer, ledger = plugin(), Ledger()
+        scorer, ledger = plugin(foreignSmoothingSeconds=0), Ledger()
         entries = [ledger.start(0), ledger.start(1)]
         cost(scorer, cycle_of(snapshot(2, running=[1.0, 1.0]), ledger))
         for entry in entries:
             entry.end()
-        pool = snapshot(2, running=[1.0, 1.0], scraped_at=[100.05, 100.0])
-        pool = Snapshot(**{name: getattr(pool, name) for name in pool.__slots__} | {"version": 2})
+        pool = replace(snapshot(2, running=[1.0, 1.0], scraped_at=[100.05, 100.0]), version=2)
         assert cost(scorer, cycle_of(pool, ledger, now=100.1)) == [3128.0, 3000.0]
+
+    def test_are_averaged_over_time(self) -> None:
+        scorer, ledger = plugin(foreignSmoothingSeconds=2.0), Ledger()
+        count = before = 0.0
+        for version, (at, running) in enumerate([(50.0, 4.0), (51.0, 0.0), (51.5, 8.0), (80.0, 1.0)]):
+            pool = replace(snapshot(1, running=[running], scraped_at=[at]), version=version)
+            count = running if not version else count + (running - count) * (1 - math.exp(-(at - before) / 2))
+            before = at
+            for _ in range(2):
+                assert cost(scorer, cycle_of(pool, ledger, now=at)) == pytest.approx([3000 + 128 * count])
 
     def test_are_forgotten_with_the_slot(self) -> None:
         scorer, pool = plugin(), snapshot(1, running=[5.0])
@@ -139,3 +151,46 @@ def test_alone_it_is_the_exact_argmin(loads: list[tuple[int, int]], seed: int) -
     best = {i for i, value in enumerate(costs) if value == min(costs)}
     assert {i for i, value in enumerate(scores.tolist()) if value == 1.0} == best
     assert (scores > 0).all()
+
+
+def fullest(pickers: int, elsewhere: float, **parameters: Any) -> float:
+    """Mean of how far the fullest of 8 endpoints is above the average of 15 requests; scrapes every 200 ms.
+
+    Each request goes through one of the pickers, which know of each other by scrapes only; a share goes to
+    two endpoints without any picker.
+    """
+    rng, size, now = Random(5), 8, 0.0
+    sides = [(plugin(**parameters), Ledger()) for _ in range(pickers)]
+    base, running, above = snapshot(size), np.zeros(size), []
+    seen, scraped_at, version = running.copy(), 0.0, 0
+    ends: list[tuple[float, int, int, Any]] = []
+    for i in range(2500):
+        now += rng.expovariate(8 * 15)
+        while ends and ends[0][0] <= now:
+            _, _, row, entry = heapq.heappop(ends)
+            running[row] -= 1
+            if entry is not None:
+                entry.end()
+        if now - scraped_at >= 0.2:
+            seen, scraped_at, version = running.copy(), now, version + 1
+        entry = None
+        row = rng.randrange(2)
+        if rng.random() >= elsewhere:
+            scorer, ledger = sides[rng.randrange(pickers)]
+            pool = replace(base, version=version, running=seen, scraped_at=np.full(size, scraped_at))
+            scores = scorer.score(cycle_of(pool, ledger, now=scraped_at), np.arange(size))
+            row = rng.choice(np.flatnonzero(scores == scores.max()).tolist())
+            entry = ledger.start(row)
+        running[row] += 1
+        heapq.heappush(ends, (now + rng.expovariate(1.0), i, row, entry))
+        if i > 500:
+            above.append(running.max() - running.mean())
+    return float(np.mean(above))
+
+
+def test_several_pickers_do_not_herd() -> None:
+    assert fullest(4, 0.0) < 0.5 * fullest(4, 0.0, foreignSmoothingSeconds=0)
+
+
+def test_load_from_elsewhere_is_seen() -> None:
+    assert fullest(1, 0.2) < 4.0, "8 x 15 requests, a fifth of them on two endpoints: 9 too many, if not seen"
