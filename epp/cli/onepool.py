@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,10 +62,12 @@ class OnePool:
         self.models = ModelProbe(self.store)
         self.store.set_scrape_interval(FRESH_S / 3)
 
-    def read_endpoints(self, path: Path) -> None:
-        """Raises EndpointsFileError, OSError, or TimeoutError when host names are not answered."""
+    def read_endpoints(self, path: Path) -> list[EndpointSpec]:
+        """Answers entries whose host name gave no address. Raises EndpointsFileError or OSError."""
         specs = parse_endpoints(path.read_bytes(), str(path))
         asyncio.run(self._resolve(specs))
+        found = [endpoint.key for endpoint in self.store.endpoints]
+        return [spec for spec in specs if not any(_is_of(key, spec) for key in found)]
 
     async def _resolve(self, specs: Sequence[EndpointSpec]) -> None:
         done = asyncio.Event()
@@ -79,6 +82,8 @@ class OnePool:
         try:
             async with asyncio.timeout(RESOLVE_S):
                 await done.wait()
+        except TimeoutError:  # of name servers that say nothing; what needs none is there
+            resolved([spec for spec in specs if _is_literal(spec.address)])
         finally:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
@@ -154,6 +159,20 @@ class OnePool:
                 prefill_tokens=given.our_prefill_tokens if i == 0 else 0,
                 decode_tokens=given.our_decode_tokens if i == 0 else 0,
             )
+
+
+def _is_literal(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_of(key: str, spec: EndpointSpec) -> bool:
+    """The endpoint came from this entry: it has its name, or its name and an address."""
+    whole = f"{spec.namespace}/{spec.name}"
+    return key == whole or key.startswith(f"{whole}-")
 
 
 def unreadable(path: Path, error: OSError) -> ConfigError:

@@ -17,7 +17,9 @@ PIPED_WIDTH = 160
 def console() -> Console:
     """Standard output."""
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(file=sys.stdout, width=PIPED_WIDTH if piped else None, highlight=False)
+    return Console(
+        file=sys.stdout, width=PIPED_WIDTH if piped else None, highlight=False, markup=False, emoji=False
+    )
 
 
 def complain(problems: tuple[Problem, ...], *, word: str = "") -> None:

@@ -134,13 +134,13 @@ def route(
 def _pool(loaded: Loaded, endpoints: Path, loads: Path | None, scrape: bool) -> OnePool:
     pool = OnePool()
     try:
-        pool.read_endpoints(endpoints)
+        lost = pool.read_endpoints(endpoints)
     except EndpointsFileError as error:
         raise click.ClickException(str(error)) from error
-    except TimeoutError as error:
-        raise click.ClickException(f"{endpoints}: host names were not resolved in time") from error
     except OSError as error:
         raise unreadable(endpoints, error) from error
+    for spec in lost[:10]:
+        print(f"notice: {spec.address} of entry {spec.name} has no address", file=sys.stderr)
     if loads is not None:
         try:
             pool.read_loads(loads)

@@ -30,7 +30,8 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.source}:{self.mark.line}:{self.mark.column}: " if self.mark else f"{self.source}: "
-        return f"{where}{spell(self.path)}: {self.message}" if self.path else f"{where}{self.message}"
+        line = f"{where}{spell(self.path)}: {self.message}" if self.path else f"{where}{self.message}"
+        return "".join(c if c.isprintable() else "?" for c in line)  # it quotes whatever stands in the file
 
 
 class ConfigError(Exception):

@@ -64,6 +64,12 @@ def test_presets(name: str) -> None:
     assert f"preset {name}: profiles" in run("--preset", name).stdout
 
 
+def test_names_are_shown_as_they_are() -> None:
+    text = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
+    result = run("-", stdin=text + "plugins: [{name: '[red]x[/red]', type: queue-scorer}]\n")
+    assert "[red]x[/red] (queue-scorer)" in result.stdout
+
+
 def test_one_source_at_a_time() -> None:
     assert run().exit_code == 2
     assert run("x.yaml", "--preset", "reference").exit_code == 2

@@ -142,6 +142,15 @@ def test_mistakes_in_files_are_placed(files: Path, name: str, text: str, expecte
     assert expected in result.stderr
 
 
+def test_host_names_without_an_address_are_told(files: Path) -> None:
+    (files / "endpoints.yaml").write_text(
+        ENDPOINTS + "- {name: gone, address: no-such-host.invalid, port: 8000}\n"
+    )
+    result = run(files, "--no-scrape")
+    assert result.exit_code == 0
+    assert "notice: no-such-host.invalid of entry gone has no address" in result.stderr
+
+
 def test_files_that_are_not_there(files: Path) -> None:
     for option in ("--loads", "--config-file"):
         result = run(files, option, str(files / "none"))

@@ -260,5 +260,11 @@ def test_all_mistakes_are_told_in_the_order_of_the_text() -> None:
     ]
 
 
+def test_a_problem_is_one_printable_line() -> None:
+    assert mistakes('plugins: [{type: "\\x1b[2Ja\\nb"}]\n') == [
+        "c:3:18: plugins[0].type: unknown plugin type '?[2Ja?b'"
+    ]
+
+
 def test_the_flag_allows_experimental_plugins() -> None:
     assert not mistakes("plugins: [{type: session-affinity-scorer}]\n", experimental=True)
