@@ -21,7 +21,7 @@ from epp.load.calls import Endpoint, Manner, Mix, Workload
 from epp.load.conversations import Conversations, Shape, scaled
 from epp.load.fetch import first_model
 from epp.load.player import Limits
-from epp.load.progress import add, bars, watch
+from epp.load.progress import add, bars, unwatch, watch
 from epp.load.run import Run, play, raise_open_files
 from epp.load.summary import parse_goodput
 from epp.load.traces import Replay, read
@@ -112,8 +112,7 @@ async def _run(target: Target, options: dict[str, Any]) -> tuple[Run, dict[str, 
                     on_start=started,
                 )
             finally:
-                for one in watcher:
-                    one.cancel()
+                await unwatch(watcher)
         return run, settings
     finally:
         await pool.close()

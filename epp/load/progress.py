@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -18,7 +18,7 @@ def bars(console: Console) -> Progress:
     """A display for one or more runs; `watch` moves its tasks."""
     return Progress(
         TextColumn("[bold]{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         TimeElapsedColumn(),
         TextColumn("{task.fields[state]}"),
         console=console,
@@ -43,13 +43,24 @@ async def watch(
     """Until cancelled. The bar fills by requests answered or by time, whichever bounds the run."""
     progress.start_task(task)
     next_line = LINE_EVERY_S
-    while True:
+    try:
+        while True:
+            show(progress, task, live, clock(), seconds=seconds, requests=requests)
+            if progress.disable and clock() >= next_line:
+                next_line += LINE_EVERY_S
+                name = progress.tasks[task].description.strip()
+                progress.console.print(f"{name}: {clock():.0f} s, {state(live, clock())}", highlight=False)
+            await asyncio.sleep(REFRESH_S)
+    finally:
         show(progress, task, live, clock(), seconds=seconds, requests=requests)
-        if progress.disable and clock() >= next_line:
-            next_line += LINE_EVERY_S
-            name = progress.tasks[task].description.strip()
-            progress.console.print(f"{name}: {clock():.0f} s, {state(live, clock())}", highlight=False)
-        await asyncio.sleep(REFRESH_S)
+        progress.stop_task(task)
+
+
+async def unwatch(watchers: Sequence[asyncio.Task[None]]) -> None:
+    """Ends the displays; each shows the last state first."""
+    for watcher in watchers:
+        watcher.cancel()
+    await asyncio.gather(*watchers, return_exceptions=True)
 
 
 def show(
@@ -67,7 +78,10 @@ def show(
     if seconds:
         shares.append(now / seconds)
     total = 1.0 if shares else None
-    progress.update(task, completed=min(1.0, max(shares, default=0.0)), total=total, state=state(live, now))
+    text = state(live, now)
+    if seconds and now > seconds and live.open:
+        text += ", finishing"
+    progress.update(task, completed=min(1.0, max(shares, default=0.0)), total=total, state=text)
 
 
 def state(live: Live, now: float) -> str:

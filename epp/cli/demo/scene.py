@@ -57,8 +57,7 @@ async def perform(url: str, name: str, seconds: float, seed: int, progress: Prog
             on_start=started,
         )
     finally:
-        for watcher in watchers:
-            watcher.cancel()
+        await shown.unwatch(watchers)
         await pool.close()
     if run.interrupted:
         raise asyncio.CancelledError
