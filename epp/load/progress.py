@@ -28,7 +28,7 @@ def bars(console: Console) -> Progress:
 
 
 def add(progress: Progress, description: str) -> TaskID:
-    return progress.add_task(description, total=1.0, state="", start=False)
+    return progress.add_task(description, total=None, state="", start=False)
 
 
 async def watch(
