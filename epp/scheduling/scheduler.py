@@ -101,13 +101,12 @@ class Scheduler:
         rows, drops = _without_avoided(snapshot, candidates)
         runs = self._run_profiles(cycle, candidates, rows, drops)
         primary, picked = self._primary(cycle, runs)
-        column = cycle.columns.get(PREFIX_TOKENS)
         endpoints = snapshot.endpoints
         decision = Decision(
             request_id=request.id, at=now, model=request.model, target_model=request.target_model,
             snapshot=snapshot, endpoints=tuple([endpoints[row] for row in picked]), primary=primary,
             runs=tuple(runs.values()), input_tokens=request.input_tokens,
-            cached_tokens=int(column[picked[0]]) if column is not None else 0,
+            cached_tokens=_cached_tokens(cycle, picked[0]),
             seed=seed, attributes=cycle.columns,
         )  # fmt: skip
         return cycle, decision
@@ -228,6 +227,18 @@ class Scheduler:
                 except Exception as error:  # shown in its place
                     states[step.name] = {"error": describe(error)}
         return states
+
+
+def _cached_tokens(cycle: Cycle, row: int) -> int:
+    """Of the column that a producer may have filled; one with nonsense counts as none."""
+    column = cycle.columns.get(PREFIX_TOKENS)
+    if column is None:
+        return 0
+    try:
+        cached = float(column[row])
+    except (IndexError, TypeError, ValueError):
+        return 0
+    return min(int(cached), cycle.request.input_tokens) if 0.0 < cached < float("inf") else 0
 
 
 def _without_avoided(snapshot: Snapshot, candidates: Ints) -> tuple[Ints, tuple[Drop, ...]]:

@@ -92,6 +92,27 @@ def test_cached_tokens_come_from_the_prefix_of_the_chosen() -> None:
     assert second.attributes["prefix-match-tokens"].tolist() == [0.0, 512.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("column", "cached"),
+    [
+        ([1.5, 2.5], 2),
+        ([0, 99], 2),
+        ([0, np.nan], 0),
+        ([0, np.inf], 0),
+        ([0, -3], 0),
+        ([7.0], 0),
+        ([[1], [[]]], 0),
+    ],
+)
+def test_what_a_producer_says_of_the_cache_is_bounded(column: Any, cached: int) -> None:
+    class Claiming:
+        def produce(self, cycle: Cycle) -> None:
+            cycle.columns["prefix-match-tokens"] = column
+
+    made = scheduler(profile(score=lambda rows: rows / 4), plugins=[named("claiming", Claiming())])
+    assert decide(made, snapshot(2))[1].cached_tokens == cached
+
+
 def test_the_seed_repeats_a_decision_and_spreads_ties() -> None:
     made, pool = default_policy(), snapshot(8)
     names = [decide(made, pool, seed=seed)[1].endpoint.name for seed in range(40)]
