@@ -23,11 +23,23 @@ plugins:
 - type: approx-prefix-cache-producer
 - type: expected-work-scorer
 - type: max-score-picker
+- type: metrics-data-source
+- type: core-metrics-extractor
+- type: models-data-source
+- type: models-data-extractor
 schedulingProfiles:
 - name: default
   plugins:
   - pluginRef: expected-work-scorer
   - pluginRef: max-score-picker
+dataLayer:
+  sources:
+  - pluginRef: metrics-data-source
+    extractors:
+    - pluginRef: core-metrics-extractor
+  - pluginRef: models-data-source
+    extractors:
+    - pluginRef: models-data-extractor
 """
 
 _REFERENCE = """\
