@@ -25,8 +25,9 @@ def test_the_bar_fills_by_whichever_bound_is_nearer() -> None:
     show(progress, task, Live(done=5, open=1), 12.0, seconds=10.0, requests=10)
     assert progress.tasks[0].completed == 1.0
     assert progress.tasks[0].fields["state"].endswith("finishing")
-    show(progress, task, Live(), 12.0)
-    assert progress.tasks[0].total is None
+    unbounded = add(progress, "endless")
+    show(progress, unbounded, Live(done=3), 12.0)
+    assert progress.tasks[1].total is None
 
 
 async def test_a_display_ends_with_the_last_state_and_prints_lines_without_a_terminal() -> None:
