@@ -35,7 +35,7 @@ layers: $(VENV)/.ready
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.ready
-	$(BIN)/pytest -q $(ARGS)
+	$(BIN)/pytest -q -n auto --dist loadfile $(ARGS)
 
 bench: $(VENV)/.ready
 	$(BIN)/python bench/gateway.py $(ARGS)
