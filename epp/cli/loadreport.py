@@ -37,7 +37,7 @@ def publish(
     for record in [record for record in run.records if record.error][:3]:
         console.print(f"  {record.error}: {record.detail[:200]}", markup=False, highlight=False)
     for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}")
+        console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
     if run.interrupted:
         console.print("[yellow]interrupted:[/yellow] the numbers are of what was answered until then")
     try:
