@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -80,11 +81,19 @@ class Target:
 
     name: str
     port: int
+    admin: int
     gateway: Child
     picker: Child | None
 
     def cpu_s(self) -> tuple[float, float]:
         return self.gateway.cpu_s(), self.picker.cpu_s() if self.picker else 0.0
+
+    def sent_bytes(self) -> int:
+        """What the gateway has sent to clients."""
+        stats = fetch(f"http://127.0.0.1:{self.admin}/stats?filter=downstream_cx_tx_bytes_total")
+        found = re.search(r"^http\.(?:plain|inference)\.\S+: (\d+)$", stats, re.MULTILINE)
+        assert found is not None, stats
+        return int(found[1])
 
 
 def chat_body(size_kb: float, variant: int) -> bytes:
@@ -103,7 +112,6 @@ class Bench:
         self, names: Sequence[str], config: Path, endpoints: int, directory: Path, live: contextlib.ExitStack
     ) -> None:
         self.directory = directory
-        self._upstream_admin = free_port()
         ports = [free_port() for _ in range(endpoints)]
         self._start_upstream(ports, live)
         self.targets = [self._start_target(name, config, ports, live) for name in names]
@@ -136,7 +144,7 @@ class Bench:
             "models": json.dumps(models).encode(),
             "metrics": f"{metrics}\n".encode(),
         }
-        values: dict[str, int | str | list[int]] = {"admin": self._upstream_admin, "upstream": ports[0]}
+        values: dict[str, int | str | list[int]] = {"admin": free_port(), "upstream": ports[0]}
         for name, content in files.items():
             path = self.directory / name
             path.write_bytes(content)
@@ -151,7 +159,7 @@ class Bench:
         if name == "plain":
             values = {"admin": admin, "listener": port, "engine": engines[0]}
             gateway = live.enter_context(envoy(ROOT / "bench/envoy/plain.yaml", values, self.directory))
-            return Target(name, port, gateway, None)
+            return Target(name, port, admin, gateway, None)
         if name == "responder":
             grpc, health = free_port(), free_port()
             argv = [sys.executable, str(ROOT / "bench/responder.py"), "--port", str(grpc)]
@@ -164,7 +172,8 @@ class Bench:
             picker, grpc, health = served.child, served.grpc, served.health
         filled = {"admin": admin, "listener": port, "listener_address": "127.0.0.1"}
         filled |= {"epp": grpc, "epp_health": health}
-        return Target(name, port, live.enter_context(envoy(config, filled, self.directory)), picker)
+        gateway = live.enter_context(envoy(config, filled, self.directory))
+        return Target(name, port, admin, gateway, picker)
 
     def bodies(self, size_kb: float) -> list[Path]:
         if size_kb not in self._bodies:
@@ -198,7 +207,7 @@ class Bench:
         )
 
     def _measure_streams(self, target: Target, cell: Cell, turn: int, seconds: int) -> Measured:
-        """CPU a chunk in the middle of streams that are all open; its bytes sent tell chunks."""
+        """CPU a chunk in the middle of streams that are all open; bytes sent tell chunks."""
         seconds = max(3, min(seconds * 2, STREAM_CHUNKS // CHUNKS_PER_S - 3))
         load = wrk.start(
             target.port,
@@ -208,20 +217,14 @@ class Bench:
             stream=True,
         )
         time.sleep(1.0)
-        before, sent, began = target.cpu_s(), self._sent_bytes(), time.monotonic()
+        before, sent, began = target.cpu_s(), target.sent_bytes(), time.monotonic()
         time.sleep(seconds)
         after, window = target.cpu_s(), time.monotonic() - began
         framing = len(f"{CHUNK_BYTES:x}\r\n\r\n")
-        chunks = max(self._sent_bytes() - sent, 1) / (CHUNK_BYTES + framing)
+        chunks = max(target.sent_bytes() - sent, 1) / (CHUNK_BYTES + framing)
         seen = wrk.result(load)
         spent = [(b - a) * 1e6 / chunks for a, b in zip(before, after, strict=True)]
         return Measured(target.name, cell, turn, chunks, window, 0.0, 0.0, seen.errors, *spent)
-
-    def _sent_bytes(self) -> int:
-        url = (
-            f"http://127.0.0.1:{self._upstream_admin}/stats?filter=http.upstream.downstream_cx_tx_bytes_total"
-        )
-        return int(fetch(url).rpartition(":")[2])
 
     def idle_us_per_s(self, seconds: float = 2.0) -> dict[str, float]:
         """What each picker costs while nobody asks (epp scrapes its pool), in CPU us a second."""

@@ -197,12 +197,8 @@ def epp_serve(
     grpc, health, metrics = served_ports
     listed = directory / f"endpoints-{grpc}.yaml"
     rows = [endpoint.rpartition(":") for endpoint in endpoints]
-    listed.write_text(
-        "endpoints:\n"
-        + "".join(
-            f'- {{name: engine-{i}, address: {ip}, port: "{port}"}}\n' for i, (ip, _, port) in enumerate(rows)
-        )
-    )
+    named = [f'{{name: engine-{i}, address: {ip}, port: "{port}"}}' for i, (ip, _, port) in enumerate(rows)]
+    listed.write_text(f"endpoints: [{', '.join(named)}]\n")
     argv = [str(BIN / "epp"), "serve", "--endpoints-file", str(listed), "--pool-name", "pool"]
     argv += ["--bind-address", "127.0.0.1"]
     argv += ["--grpc-port", str(grpc), "--grpc-health-port", str(health), "--metrics-port", str(metrics)]

@@ -218,7 +218,8 @@ class Exchange:
         target: Target | None = Target(verdict.destination, verdict.scores)
         duplex = self.request_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN)
         if verdict.body is not None:
-            if duplex:
+            if duplex or self.request_mode is BodyMode.BUFFERED:
+                # Envoy refuses a changed BUFFERED body whose length is not the header's.
                 set_headers.append((_CONTENT_LENGTH, str(len(verdict.body))))
             elif self.request_mode is BodyMode.BUFFERED_PARTIAL:
                 # More of the body follows behind the part that we changed.

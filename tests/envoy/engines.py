@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -80,7 +81,8 @@ class Engine:
         return web.Response()
 
     async def _models(self, _: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"id": "base", "object": "model"}]})
+        models = [{"id": name, "object": "model"} for name in ("base", "another-model")]
+        return web.json_response({"object": "list", "data": models})
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -89,16 +91,18 @@ class Engine:
         self.arrived.set()
         self.open += 1
         try:
-            return await self._act(request, headers.get("x-act", "json"), len(body))
+            return await self._act(request, headers.get("x-act", "json"), body)
         finally:
             self.open -= 1
 
-    async def _act(self, request: web.Request, act: str, size: int) -> web.StreamResponse:
+    async def _act(self, request: web.Request, act: str, body: bytes) -> web.StreamResponse:
         if act == "hold":
             await self.go.wait()
         if act in ("json", "hold"):
             usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-            answer = {"id": "x", "object": "chat.completion", "model": "base", "usage": usage, "size": size}
+            named = re.search(rb'"model": ?"([^"]*)"', body[:1000])
+            model = named[1].decode() if named else "base"
+            answer = {"id": "x", "object": "chat.completion", "model": model, "usage": usage}
             return web.Response(body=json.dumps(answer).encode(), content_type="application/json")
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)

@@ -18,6 +18,7 @@ from .engines import Engine, start_engines
 
 CHOSEN = "x-gateway-destination-endpoint"
 SERVED = "x-gateway-destination-endpoint-served"
+REWRITE = "x-gateway-model-name-rewrite"
 
 
 def chat(prompt: str = "hello", **more: object) -> dict[str, object]:

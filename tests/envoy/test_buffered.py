@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from .engines import EVENT, LAST
-from .rig import CHOSEN, SERVED, Rig, chat, rig
+from .rig import CHOSEN, REWRITE, SERVED, Rig, chat, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -83,4 +83,16 @@ async def test_bad_json_is_400_as_openai_says_it(stack: Rig) -> None:
 async def test_a_request_without_a_body(stack: Rig) -> None:
     async with stack.client.get("/v1/models/base") as answer:
         assert answer.status == 200
+    await stack.idle()
+
+
+async def test_a_rewritten_model_is_spliced_in(stack: Rig) -> None:
+    body = json.dumps(chat()).encode()
+    headers = {REWRITE: "another-model"}
+    async with stack.client.post("/v1/chat/completions", data=body, headers=headers) as answer:
+        assert answer.status == 200, await answer.text()
+        assert (await answer.json())["model"] == "base", "the client sees the name it asked for"
+    seen = stack.engine(answer.headers[SERVED]).seen[-1]
+    assert seen.body == body.replace(b'"base"', b'"another-model"')
+    assert seen.headers.get("content-length", str(len(seen.body))) == str(len(seen.body))
     await stack.idle()

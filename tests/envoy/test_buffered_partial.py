@@ -9,7 +9,7 @@ from io import BytesIO
 import pytest
 import pytest_asyncio
 
-from .rig import CHOSEN, SERVED, Rig, chat, rig
+from .rig import CHOSEN, REWRITE, SERVED, Rig, chat, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -44,4 +44,16 @@ async def test_a_short_body_is_still_checked(stack: Rig) -> None:
         assert (await answer.json())["error"]["type"] == "invalid_request_error"
     async with stack.client.post("/v1/chat/completions", json=chat()) as answer:
         assert answer.status == 200
+    await stack.idle()
+
+
+@pytest.mark.parametrize("repeats", [1, 200_000])
+async def test_a_rewritten_model_is_spliced_in(stack: Rig, repeats: int) -> None:
+    body = json.dumps(chat("a long prompt " * repeats)).encode()
+    headers = {REWRITE: "another-model"}
+    async with stack.client.post("/v1/chat/completions", data=BytesIO(body), headers=headers) as answer:
+        assert answer.status == 200, await answer.text()
+        assert (await answer.json())["model"] == "base", "the client sees the name it asked for"
+    seen = stack.engine(answer.headers[SERVED]).seen[-1]
+    assert seen.body == body.replace(b'"base"', b'"another-model"')
     await stack.idle()

@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 
 from .engines import EVENT, LAST
-from .rig import CHOSEN, SERVED, Rig, chat, rig
+from .rig import CHOSEN, REWRITE, SERVED, Rig, chat, rig
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -202,4 +202,15 @@ async def test_kept_alive_connections_mix_bodies_and_none(stack: Rig) -> None:
                 assert answer.status == 200
             async with one.get(url) as answer:
                 assert answer.status == 200
+    await stack.idle()
+
+
+async def test_a_rewritten_model_is_spliced_in_and_back(stack: Rig) -> None:
+    body = json.dumps(chat("long enough for pieces " * 10_000)).encode()
+    headers = {REWRITE: "another-model"}
+    async with stack.client.post("/v1/chat/completions", data=BytesIO(body), headers=headers) as answer:
+        assert answer.status == 200
+        assert (await answer.json())["model"] == "base", "the client sees the name it asked for"
+    seen = stack.engine(answer.headers[SERVED]).seen[-1]
+    assert seen.body == body.replace(b'"base"', b'"another-model"')
     await stack.idle()
