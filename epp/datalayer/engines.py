@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from epp.datalayer.exposition import Sample, labels_of, samples
@@ -158,7 +158,7 @@ def engine_of(
 class EngineChoice:
     """Which engine an endpoint is: by its label, else the default."""
 
-    engines: Mapping[str, Engine] = ENGINES
+    engines: Mapping[str, Engine] = field(default_factory=lambda: ENGINES)
     label: str = ENGINE_LABEL
     default: str = DEFAULT_ENGINE
 
