@@ -6,6 +6,7 @@ sequence gives its blocks back tail first, so the front of a prefix outlives its
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 
 
@@ -21,8 +22,8 @@ class KvCache:
         self._private = 0
         self._shared: dict[int, int] = {}
         """Key to number of holders."""
-        self._idle: dict[int, None] = {}
-        """Least recently used first."""
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        """Least recently used first. Not a dict: that walks over all its deleted entries to find the first."""
 
     @property
     def used(self) -> int:
@@ -77,7 +78,7 @@ class KvCache:
         free = self.blocks - self._private - len(self._shared) - len(self._idle)
         assert n <= free + len(self._idle)
         for _ in range(n - free):
-            del self._idle[next(iter(self._idle))]
+            self._idle.popitem(last=False)
             self.evictions += 1
         self._private += n
 
