@@ -146,7 +146,7 @@ class App:
             if isinstance(step.plugin, SizedIndex):
                 self.metrics.watch_prefix_index(step.name, step.type_name, partial(entries_of, step.plugin))
         chance = Random(secrets.randbits(64))
-        director = Director(
+        self.director = director = Director(
             parsers=Parsers(loaded.parsers),
             scheduler=self.scheduler,
             gate=Gate(loaded.detector.plugin, self.ledger),
