@@ -1,4 +1,4 @@
-"""`OTEL_*` environment -> a Tracer. The only file that knows the OpenTelemetry SDK.
+"""`OTEL_*` environment -> a Tracer. This file and `provider` alone know the OpenTelemetry SDK.
 
 Our defaults are the reference picker's (service `llm-d-epp`, sampler parentbased_traceidratio at 0.1) but
 for one: with no exporter and no endpoint named, nothing is exported, where it would write every span to the
@@ -17,11 +17,10 @@ from urllib.parse import unquote
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SpanExporter
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Tracer as SdkTracer
 
 from epp.telemetry.otlp import OtlpExporter, OtlpOptions, otlp_options
+from epp.telemetry.provider import Ids, Provider
 from epp.telemetry.tracing import Sampling, Tracer
 
 SERVICE_NAME = "llm-d-epp"
@@ -34,26 +33,6 @@ _SAMPLERS = {
     "parentbased_traceidratio": (None, True),
 }
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-
-
-class Ids(RandomIdGenerator):
-    """Gives the next root the trace id by which it was sampled."""
-
-    def __init__(self) -> None:
-        self.next_trace_id = 0
-
-    def generate_trace_id(self) -> int:
-        return self.next_trace_id or super().generate_trace_id()
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    tracer: SdkTracer
-    ids: Ids
-    sdk: TracerProvider
-
-    def shutdown(self) -> None:
-        self.sdk.shutdown()
 
 
 @dataclass(frozen=True, slots=True)

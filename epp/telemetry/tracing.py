@@ -31,7 +31,7 @@ from epp.domain.views import Ending
 from epp.telemetry.reasons import headline
 
 if TYPE_CHECKING:
-    from epp.telemetry.otel import Provider
+    from epp.telemetry.provider import Provider
 
 TRACEPARENT = "traceparent"
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
