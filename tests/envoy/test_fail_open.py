@@ -7,10 +7,14 @@ from collections import Counter
 from pathlib import Path
 
 import aiohttp
+import pytest
 
 from .rig import CHOSEN, SERVED, chat, ready, restart, rig, until
 
 CONFIG = "standalone-fail-open.yaml"
+DUPLEX: dict[str, str] = {}
+HELD_BY_ENVOY = {"request_body": "BUFFERED", "answer_body": "NONE"}
+"""Envoy keeps the request's body until epp has answered, and answers do not pass through epp."""
 
 
 async def test_without_a_picker_every_request_is_answered(tmp_path: Path) -> None:
@@ -63,8 +67,9 @@ async def test_a_restart_under_load_fails_no_request(tmp_path: Path) -> None:
         await stack.idle()
 
 
-async def test_a_killed_picker_fails_only_bodies_on_their_way(tmp_path: Path) -> None:
-    async with rig(tmp_path, CONFIG, engines=3) as stack:
+@pytest.mark.parametrize("modes", [DUPLEX, HELD_BY_ENVOY], ids=["duplex", "held-by-envoy"])
+async def test_a_killed_picker_fails_only_bodies_on_their_way(tmp_path: Path, modes: dict[str, str]) -> None:
+    async with rig(tmp_path, CONFIG, engines=3, values=modes) as stack:
         statuses: Counter[int] = Counter()
         broken: Counter[int] = Counter()
         over = asyncio.Event()
@@ -89,5 +94,7 @@ async def test_a_killed_picker_fails_only_bodies_on_their_way(tmp_path: Path) ->
             await until(lambda: statuses[200] > answered + 50, "under load without a picker")
             over.set()
         assert set(statuses) <= {200, 503}, statuses
+        if modes is HELD_BY_ENVOY:
+            assert statuses[503] + broken.total() == 0, (statuses, broken)
         # Those that were with the picker when it died, and those that found its door shut first.
         assert statuses[503] + broken.total() <= 16, (statuses, broken)
