@@ -27,6 +27,7 @@ from epp.extproc.actions import (
     BodyReply,
     Close,
     Fail,
+    Fields,
     HeadersReply,
     Immediate,
     Side,
@@ -40,7 +41,9 @@ from epp.parsing.select import request_path
 DESTINATION = "x-gateway-destination-endpoint"
 _CONTENT_LENGTH = "content-length"
 _MAX_BODY_PIECES = 1 << 20
-"""A peer that sends millions of empty pieces is not Envoy."""
+"""A peer that sends millions of tiny pieces is not Envoy."""
+_MAX_ID_CHARS = 256
+"""Of a request id in logs, traces and the decision log; clients choose it. The header goes on whole."""
 
 
 class Exchange:
@@ -69,6 +72,7 @@ class Exchange:
         self._call: Call | None = None
         self._refused = False
         self._failed = False
+        self._skipped = False
         self._headers_owed = False
         self._bodies_owed = 0
         self._trailers_owed = False
@@ -81,6 +85,11 @@ class Exchange:
         """The next move is Envoy's and the request is not complete: the time limit for uploads applies."""
         return self.request in (RequestState.START, RequestState.GATHER) and self.answer is AnswerState.NONE
 
+    @property
+    def sees_upload(self) -> bool:
+        """False where Envoy keeps the body to itself until it is whole: its own time limits apply then."""
+        return self.request_mode not in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
+
     def learn_modes(self, request: int, answer: int) -> None:
         """Body modes from `protocol_config` of the stream's first message."""
         known = BodyMode._value2member_map_
@@ -91,43 +100,47 @@ class Exchange:
         """Actions in the order in which they are to be sent."""
         state = self.request if message in _REQUEST_MESSAGES else self.answer
         take = TABLE.get((state, message))
-        self._out = []
         if take is None or self.request is RequestState.CLOSED:
             self._violation(f"{message.name.lower()} in state {self.request.name}/{self.answer.name}")
         else:
             take(self, piece)
-        return self._out
+        return self._taken()
 
     def decided(self, verdict: Verdict) -> list[Action]:
         """The verdict of a decision that was `pending`."""
-        self._out = []
         self.pending = None
         if self.request is RequestState.DECIDING:
             self._apply(verdict)
-        return self._out
+        return self._taken()
 
     def refuse(self, refused: Refused) -> list[Action]:
         """A limit of the transport was reached. Nothing, once the answer has begun."""
-        self._out = []
         if self.request is not RequestState.CLOSED and self.answer is AnswerState.NONE:
             self._immediate(self._opened().refuse(refused))
-        return self._out
+        return self._taken()
 
     def over(self, *, drained: bool = False) -> None:
         """The stream ended: half-closed, reset or cut off by us."""
         self._let_go()
         self.pending = None
         self.request = RequestState.CLOSED
-        if self._call is not None:
-            self._call.end(Ending.DRAINED if drained else self._ending())
-            self._call = None
+        call, self._call = self._call, None
+        if call is not None:
+            call.end(Ending.DRAINED if drained else self._ending())
+
+    def _taken(self) -> list[Action]:
+        """What is to be sent; not kept, since it may hold a whole body."""
+        out, self._out = self._out, []
+        return out
 
     def _ending(self) -> Ending:
         if self._failed:
             return Ending.ERROR
         if self._refused:
             return Ending.REFUSED
-        if self.answer in (AnswerState.DONE, AnswerState.OVER) or self.answer_mode is BodyMode.NONE:
+        if self._skipped or self.answer in (AnswerState.DONE, AnswerState.OVER):
+            return Ending.NATURAL
+        if self.answer is AnswerState.BODY and self.answer_mode is BodyMode.NONE:
             # Without answer bodies, the reset at the end of the request is all there is to see.
             return Ending.NATURAL
         return Ending.CLIENT_DISCONNECT
@@ -178,13 +191,14 @@ class Exchange:
 
     def _late_body(self, piece: Piece) -> None:
         """After the decision was asked for: pieces of STREAMED, or a second end_of_stream."""
-        if self.request_mode is BodyMode.STREAMED:
-            if self.request is RequestState.DECIDING:
-                self._bodies_owed += 1
-            else:
-                self._out.append(BodyReply(Side.REQUEST))
-        elif piece.data:
+        if piece.data and self.request_mode is not BodyMode.STREAMED:
             self._violation("request_body after the end of the request")
+        elif self.request_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN):
+            pass
+        elif self.request is RequestState.DECIDING:
+            self._bodies_owed += 1
+        else:
+            self._out.append(BodyReply(Side.REQUEST))
 
     def _request_trailers(self, piece: Piece) -> None:
         self._allow(piece)
@@ -213,32 +227,35 @@ class Exchange:
         if isinstance(verdict, Answer):
             return self._immediate(verdict)
         self.request = RequestState.PASS
-        set_headers = [(DESTINATION, verdict.destination), *verdict.set_headers]
-        remove = list(verdict.remove_headers)
+        set_headers: Fields = [(DESTINATION, verdict.destination), *verdict.set_headers]
+        remove: Sequence[str] = verdict.remove_headers
         target: Target | None = Target(verdict.destination, verdict.scores)
         duplex = self.request_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN)
         if verdict.body is not None:
             if duplex or self.request_mode is BodyMode.BUFFERED:
                 # Envoy refuses a changed BUFFERED body whose length is not the header's.
-                set_headers.append((_CONTENT_LENGTH, str(len(verdict.body))))
-            elif self.request_mode is BodyMode.BUFFERED_PARTIAL:
-                # More of the body follows behind the part that we changed.
-                remove.append(_CONTENT_LENGTH)
+                set_headers = [*set_headers, (_CONTENT_LENGTH, str(len(verdict.body)))]
+            else:
+                # More of the body may follow behind the part that we changed.
+                remove = [*remove, _CONTENT_LENGTH]
         if self._headers_owed:
             self._out.append(HeadersReply(Side.REQUEST, set_headers, remove, target))
-            set_headers, remove, target = [], [], None
+            set_headers, remove, target = (), (), None
         if duplex:
             self._echo(verdict.body, target)
             target = None if self._bodies_owed or self._pieces else target
         else:
+            body = verdict.body
             for _ in range(self._bodies_owed):
-                self._out.append(BodyReply(Side.REQUEST, verdict.body, set_headers, remove, target))
-                set_headers, remove, target = [], [], None
+                self._out.append(BodyReply(Side.REQUEST, body, set_headers, remove, target))
+                body, target = None, None
+                set_headers, remove = (), ()
         if self._trailers_owed:
             self.request = RequestState.OVER
             self._out.append(TrailersReply(Side.REQUEST, target))
         self._let_go()
         if verdict.skip_response:
+            self._skipped = True
             self._out.append(Close())
         return None
 
@@ -258,7 +275,8 @@ class Exchange:
         call = self._begin_answer()
         headers = piece.headers or {}
         status = headers.get(":status", "")
-        change = call.answer_headers(int(status) if status.isdigit() else 0, headers, piece.served)
+        known = len(status) == 3 and status.isascii() and status.isdigit()
+        change = call.answer_headers(int(status) if known else 0, headers, piece.served)
         self._out.append(HeadersReply(Side.ANSWER, change.set, change.remove))
         if piece.end_of_stream:
             self.answer = AnswerState.DONE
@@ -266,13 +284,15 @@ class Exchange:
 
     def _answer_body(self, piece: Piece) -> None:
         call = self._begin_answer()
-        # BUFFERED is one message; with trailers to come it does not carry end_of_stream.
-        last = piece.end_of_stream or self.answer_mode is BodyMode.BUFFERED
+        # These are one message, which need not carry end_of_stream: trailers, or the rest of a body over
+        # Envoy's limit, may follow.
+        last = piece.end_of_stream or self.answer_mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
         changed = call.answer_chunk(piece.data, last)
         if self.answer_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN):
             chunk = piece.data if changed is None else changed
             if len(chunk) <= BODY_LIMIT_BYTES:
-                self._out.append(StreamedReply(Side.ANSWER, chunk, last))
+                if chunk or last:
+                    self._out.append(StreamedReply(Side.ANSWER, chunk, last))
             else:
                 pieces = list(_split([chunk]))
                 self._out += [StreamedReply(Side.ANSWER, part, False) for part in pieces[:-1]]
@@ -318,7 +338,7 @@ class Exchange:
             headers=headers,
             method=headers.get(":method", "POST"),
             path=request_path(headers),
-            request_id=headers.get("x-request-id") or self._new_id(),
+            request_id=headers.get("x-request-id", "")[:_MAX_ID_CHARS] or self._new_id(),
             received_at=self._clock(),
             has_body=not (piece.end_of_stream and piece.headers is not None),
             subset=piece.subset,

@@ -15,7 +15,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
 from epp.domain.errors import Reason, Refused
 from epp.domain.views import Clock, Door
-from epp.extproc.actions import Action, Close, Fail
+from epp.extproc.actions import Action, Close, Fail, StreamedReply
 from epp.extproc.codec import decode, encode
 from epp.extproc.exchange import Exchange
 from epp.extproc.messages import Budget
@@ -23,6 +23,8 @@ from epp.extproc.transport import Limits, StreamSink, Tls
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 _SWEEP_S = 1.0
+_FEW = 4
+"""Messages that are sent without being counted: less than 250 KB."""
 # The published type stubs lack it.
 _EOF: Final[Any] = vars(grpc.aio)["EOF"]
 
@@ -101,6 +103,10 @@ class GrpcioTransport:
                 # Gateways keep their connection for days: answer their pings, however often.
                 ("grpc.http2.min_ping_interval_without_data_ms", 1000),
                 ("grpc.keepalive_permit_without_calls", 1),
+                # A gateway whose machine is gone says nothing: find out, and free what its streams hold.
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 20_000),
+                ("grpc.http2.max_pings_without_data", 0),
             )
         )
         handler = grpc.stream_stream_rpc_method_handler(
@@ -156,12 +162,17 @@ class GrpcioTransport:
             await asyncio.sleep(_SWEEP_S)
             now = self._clock()
             for stream in tuple(self._streams):
-                uploading = stream.exchange.waits_for_request
-                limit = self._limits.progress_timeout_s if uploading else self._limits.answer_timeout_s
-                waiting = stream.exchange.pending is None and now - stream.progress_at > limit
-                if waiting and stream.task is not None and not stream.timed_out:
+                waiting = stream.exchange.pending is None
+                if waiting and now - stream.progress_at > self._patience_s(stream.exchange):
                     stream.timed_out = True
-                    stream.task.cancel()
+                    # Whom even the answer about that does not reach is cut off after the same time again.
+                    stream.progress_at = now
+                    if stream.task is not None:
+                        stream.task.cancel()
+
+    def _patience_s(self, exchange: Exchange) -> float:
+        uploading = exchange.waits_for_request and exchange.sees_upload
+        return self._limits.progress_timeout_s if uploading else self._limits.answer_timeout_s
 
     async def _process(self, _requests: object, context: Context) -> None:
         began = self._clock()
@@ -204,8 +215,10 @@ class GrpcioTransport:
             raise
         finally:
             self._streams.discard(stream)
-            exchange.over(drained=drained)
-            self._sink.stream_closed(code, self._clock() - began)
+            try:
+                exchange.over(drained=drained)
+            finally:
+                self._sink.stream_closed(code, self._clock() - began)
 
     async def _converse(self, context: Context, stream: _Stream) -> None:
         exchange = stream.exchange
@@ -217,15 +230,16 @@ class GrpcioTransport:
             exchange.learn_modes(modes.request_body_mode, modes.response_body_mode)
         while request is not _EOF:
             stream.progress_at = self._clock()
-            decoded = decode(request)
-            if decoded is None:
-                await self._abort(context, "a message that holds none of the six kinds", "empty")
-            if await self._send(context, exchange.receive(*decoded)):
+            actions = _taken(exchange, request)
+            del request  # it may be a whole body, and the next one may come in an hour
+            if await self._send(context, actions):
                 return
+            del actions
             if exchange.pending is None:
                 request = await context.read()
                 continue
             request = await self._read_while_deciding(context, exchange)
+            stream.progress_at = self._clock()
             if request is None:
                 return
 
@@ -249,11 +263,9 @@ class GrpcioTransport:
                 request = reading.result()
                 if request is _EOF:
                     return _EOF
-                decoded = decode(request)
-                if decoded is None:
-                    await self._abort(context, "a message that holds none of the six kinds", "empty")
-                if await self._send(context, exchange.receive(*decoded)):
+                if await self._send(context, _taken(exchange, request)):
                     return None
+                del request
                 reading = asyncio.ensure_future(context.read())
                 if exchange.pending is None:
                     return await reading
@@ -261,8 +273,12 @@ class GrpcioTransport:
             deciding.cancel()
             reading.cancel()
 
-    async def _send(self, context: Context, actions: Sequence[Action]) -> bool:
+    async def _send(self, context: Context, actions: Sequence[Action] | None) -> bool:
         """True when the stream is over."""
+        if actions is None:
+            await self._abort(context, "a message that holds none of the six kinds", "empty")
+        if len(actions) > _FEW:
+            return await self._send_body(context, actions)
         for action in actions:
             message = encode(action)
             if message is not None:
@@ -273,6 +289,18 @@ class GrpcioTransport:
                 return True
         return False
 
+    async def _send_body(self, context: Context, actions: Sequence[Action]) -> bool:
+        """As `_send`; what waits here for a slow model server counts against the budget for bodies."""
+        over = False
+        held = sum(len(action.chunk) for action in actions if isinstance(action, StreamedReply))
+        self._budget.used += held
+        try:
+            for at in range(0, len(actions), _FEW):
+                over = await self._send(context, actions[at : at + _FEW])
+        finally:
+            self._budget.used -= held
+        return over
+
     async def _abort(self, context: Context, message: str, kind: str = "order") -> NoReturn:
         self._sink.protocol_violation(kind)
         log.warning("ext_proc stream refused: %s", message)
@@ -281,8 +309,14 @@ class GrpcioTransport:
     async def _time_out(self, context: Context, exchange: Exchange) -> None:
         """Answers the client where that is still possible, else ends the stream with a status."""
         if exchange.waits_for_request:
-            limit = self._limits.progress_timeout_s
+            limit = self._patience_s(exchange)
             late = Refused(Reason.TIMED_OUT, f"no further part of the body came for {limit:g} seconds")
             await self._send(context, exchange.refuse(late))
         else:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no message for too long")
+
+
+def _taken(exchange: Exchange, request: Any) -> list[Action] | None:
+    """What the exchange wants done about a message; None when it is none."""
+    decoded = decode(request)
+    return None if decoded is None else exchange.receive(*decoded)

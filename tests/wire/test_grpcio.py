@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from epp.extproc.certificates import from_directory, self_signed
 from epp.extproc.grpcio import GrpcioTransport
 from epp.extproc.health import Health, serve_health
 from epp.extproc.transport import Limits
-from tests.fakes.door import FakeDoor
+from tests.fakes.door import FakeCall, FakeDoor
 from tests.fakes.sink import CountingSink
 from tests.wire import gateway as gw
 
@@ -273,3 +274,62 @@ async def test_health_answers_any_name() -> None:
             assert "envoy.service.ext_proc.v3.ExternalProcessor" in listed.statuses
     finally:
         await server.stop(0)
+
+
+async def test_a_body_is_not_kept_while_the_answer_is_awaited() -> None:
+    def routed(call: FakeCall) -> Route:
+        call.body = b""
+        return Route("10.0.0.1:8000")
+
+    async with serving(FakeDoor(verdict=routed)) as (transport, _), gw.channel(transport.port) as channel:
+        tracemalloc.start()
+        try:
+            call = gw.stream(channel)
+            await call.write(gw.request_headers(modes=(2, 0)))
+            await call.read()
+            await call.write(gw.request_body(bytes(16 << 20), end=True))
+            assert (await call.read()).WhichOneof("response") == "request_body"
+            assert tracemalloc.get_traced_memory()[0] < 8 << 20
+        finally:
+            tracemalloc.stop()
+        call.cancel()
+
+
+async def test_what_waits_for_a_slow_reader_counts_against_the_budget() -> None:
+    door = FakeDoor()
+    limits = Limits(max_buffered_bytes=5 << 20)
+    async with serving(door, limits=limits) as (transport, _), gw.channel(transport.port) as channel:
+        slow = gw.stream(channel)
+        await slow.write(gw.request_headers())
+        await slow.write(gw.request_body(bytes(4 << 20), end=True))
+        async with asyncio.timeout(10):
+            while not door.calls or door.calls[0].body is None:
+                await asyncio.sleep(0.005)
+        # A connection of its own: the first one's window is full of what nobody reads.
+        async with gw.channel(transport.port) as another:
+            second = gw.stream(another)
+            await second.write(gw.request_headers())
+            await second.write(gw.request_body(bytes(2 << 20)))
+            assert (await second.read()).immediate_response.status.code == 429
+        slow.cancel()
+        assert await ended(door) is Ending.CLIENT_DISCONNECT
+
+
+async def test_a_buffered_upload_may_take_longer_than_a_piece() -> None:
+    """Envoy shows nothing of such a body until it is whole."""
+    door = FakeDoor()
+    now = [0.0]
+    async with serving(door, clock=lambda: now[0]) as (transport, _), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(modes=(2, 0)))
+        await call.read()
+        stalled = gw.stream(channel)
+        await stalled.write(gw.request_headers())
+        async with asyncio.timeout(10):
+            while len(door.calls) < 2:
+                await asyncio.sleep(0.005)
+        now[0] = 1000.0
+        assert (await stalled.read()).immediate_response.status.code == 408
+        await call.write(gw.request_body(b"whole", end=True))
+        assert (await call.read()).WhichOneof("response") == "request_body"
+        call.cancel()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -26,7 +27,7 @@ from epp.extproc.actions import (
 )
 from epp.extproc.exchange import DESTINATION, TABLE, Exchange
 from epp.extproc.messages import AnswerState, Budget, Message, Piece, RequestState
-from tests.fakes.door import FakeDoor
+from tests.fakes.door import FakeCall, FakeDoor
 
 HEADERS = {":method": "POST", ":path": "/v1/completions?x=1", "x-request-id": "r1"}
 M = Message
@@ -403,3 +404,93 @@ def test_every_row_of_the_table_can_be_reached() -> None:
     walk([], False)
     walk([], True)
     assert reached == set(TABLE)
+
+
+@pytest.mark.parametrize("mode", [BodyMode.FULL_DUPLEX, BodyMode.BUFFERED])
+def test_a_routed_body_is_not_kept_for_the_life_of_the_stream(mode: BodyMode) -> None:
+    def routed(call: FakeCall) -> Route:
+        call.body = b""
+        return Route("a:1")
+
+    made = exchange(FakeDoor(verdict=routed), mode)
+    data = bytes(bytearray(1000))
+    held = sys.getrefcount(data)
+    play(made, [headers(), body(data, end=True)])
+    assert sys.getrefcount(data) == held
+
+
+@pytest.mark.parametrize("last_message", [[], [ANSWER_TRAILERS]])
+def test_a_partial_answer_is_changed_to_its_end(last_message: list[tuple[Message, Piece]]) -> None:
+    """Envoy sends one piece and the rest of a longer answer past us: what is held back would be lost."""
+    made = exchange(
+        FakeDoor(change=lambda chunk, last: chunk if last else b""), answer=BodyMode.BUFFERED_PARTIAL
+    )
+    actions = play(made, [headers(end=True), answer_headers(), answer_body(b"first"), *last_message])
+    assert BodyReply(Side.ANSWER, b"first") in actions
+
+
+def test_an_answer_that_is_held_back_costs_no_message() -> None:
+    made = exchange(FakeDoor(change=lambda chunk, last: b"all" if last else b""))
+    assert play(made, [headers(end=True), answer_headers(), answer_body(b"a")])[2:] == []
+    assert play(made, [answer_body(b"ll", end=True)]) == [StreamedReply(Side.ANSWER, b"all", True)]
+
+
+@pytest.mark.parametrize("status", ["", "2²0", "99999999999", "-20", "9" * 5000])
+def test_a_status_that_is_none_is_not_known(status: str) -> None:
+    door = FakeDoor()
+    made = exchange(door)
+    play(made, [headers(end=True), (M.ANSWER_HEADERS, Piece(headers={":status": status}))])
+    assert door.calls[0].status == 0
+
+
+def test_request_ids_are_bounded() -> None:
+    door = FakeDoor()
+    play(exchange(door), [(M.REQUEST_HEADERS, Piece(headers={**HEADERS, "x-request-id": "i" * 60_000}))])
+    head = door.calls[0].head
+    assert head is not None
+    assert head.request_id == "i" * 256
+
+
+def test_a_stream_that_we_end_ourselves_ends_naturally() -> None:
+    door = FakeDoor(verdict=lambda call: Route("a:1", skip_response=True))
+    made = exchange(door)
+    play(made, [headers(), body(b"a", end=True)])
+    made.over()
+    assert door.calls[0].endings == [Ending.NATURAL]
+
+
+@pytest.mark.parametrize(
+    ("messages", "ending"),
+    [
+        ([headers(), body(b"a")], Ending.CLIENT_DISCONNECT),
+        ([headers(end=True)], Ending.CLIENT_DISCONNECT),
+        ([headers(end=True), answer_headers()], Ending.NATURAL),
+    ],
+)
+def test_endings_of_answers_that_are_not_seen(messages: list[tuple[Message, Piece]], ending: Ending) -> None:
+    door = FakeDoor()
+    made = exchange(door, answer=BodyMode.NONE)
+    play(made, messages)
+    made.over()
+    assert door.calls[0].endings == [ending]
+
+
+@pytest.mark.parametrize("mode", [BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL, BodyMode.STREAMED])
+def test_modes_that_wait_for_each_reply_get_one_also_for_a_second_end(mode: BodyMode) -> None:
+    made = exchange(FakeDoor(), mode)
+    play(made, [headers(), body(b"a", end=True)])
+    assert play(made, [body(b"", end=True)]) == [BodyReply(Side.REQUEST)]
+
+
+def test_only_the_first_piece_is_replaced_by_a_changed_one() -> None:
+    class Waiting:
+        def __await__(self) -> object:
+            raise AssertionError
+
+    door = FakeDoor(verdict=lambda call: Waiting())  # type: ignore[arg-type, return-value]
+    made = exchange(door, BodyMode.STREAMED)
+    assert play(made, [body(b"first"), body(b"second", end=True)]) == []
+    first, second = made.decided(Route("a:1", body=b"changed"))
+    assert isinstance(first, BodyReply)
+    assert (first.body, list(first.remove)) == (b"changed", ["content-length"])
+    assert second == BodyReply(Side.REQUEST)
