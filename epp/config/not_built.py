@@ -23,6 +23,7 @@ _BURSTS = "holding requests back to group them is not built"
 
 NOT_BUILT: Mapping[str, str] = MappingProxyType(
     {
+        "decision-tree-filter": "trees of filters are not built; list the filters in a profile",
         "disagg-profile-handler": _DISAGGREGATION,
         "pd-profile-handler": _DISAGGREGATION,
         "data-parallel-profile-handler": "a port for every data-parallel rank is not built",

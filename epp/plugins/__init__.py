@@ -6,6 +6,7 @@ from typing import Any
 
 from epp.plugins import (
     affinity,
+    classic,
     context_length,
     handlers,
     inflight,
@@ -28,6 +29,7 @@ PLUGINS: tuple[PluginType[Any], ...] = (
     *no_hit_lru.PLUGINS,
     *lora.PLUGINS,
     *context_length.PLUGINS,
+    *classic.PLUGINS,
     *affinity.PLUGINS,
     *labels.PLUGINS,
     *sticky.PLUGINS,

@@ -172,7 +172,7 @@ REFERENCE_TYPES = [
     "soft-reflective-ceiling-policy", "sheddable-eviction-filter",
     "priority-then-time-eviction-order-policy", "utilization-detector", "concurrency-detector",
     "metrics-data-source", "multicluster-metrics-data-source", "core-metrics-extractor",
-    "multicluster-metrics-extractor", "models-data-source", "models-data-extractor", "dcgm-data-source",
+    "multicluster-metrics-extractor", "decision-tree-filter", "models-data-source", "models-data-extractor", "dcgm-data-source",
     "dcgm-extractor", "topology-extractor", "k8s-notification-source", "endpoint-notification-source",
     "file-discovery", "multicluster-file-discovery", "openai-parser", "anthropic-parser", "vllmhttp-parser",
     "sglanghttp-parser", "vllmgrpc-parser", "vertexai-parser", "passthrough-parser",
