@@ -19,6 +19,7 @@ from epp.datalayer.outliers import Fault, Outliers, fault_of
 from epp.datalayer.outputs import OutputLengths
 from epp.datalayer.store import Store
 from epp.domain.decision import Decision
+from epp.domain.endpoint import Endpoint
 from epp.domain.errors import Answer, Reason, Refused, answer_of
 from epp.domain.request import Api, Request, RequestHead, Usage
 from epp.domain.snapshot import Ints, Snapshot
@@ -43,6 +44,11 @@ _MODELLED = (Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.ANTHR
 REASONS_HEADER = "x-epp-decision"
 _TOKEN_BYTES = 4
 """Of text in a token, as everywhere in the prefix estimate."""
+MODEL_CHARS_MAX = 4096
+"""Longest model name taken: a path is one, too. Names are kept with decisions and means."""
+KEPT_BYTES_MAX = 64 << 20
+"""Of prompts that are kept until the answer's headers tell who served them, all requests together. Further
+ones are let go at once: where the gateway retried elsewhere, that endpoint's cache is not learned of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,7 @@ class Director:
         self.seed = seed
         self.homes = Homes()
         self.outputs = OutputLengths()
+        self.kept_bytes = 0
 
     def open(self, head: RequestHead) -> RequestCall:
         return RequestCall(self, head)
@@ -119,7 +126,7 @@ class Director:
             if serves.any():
                 rows = rows[serves]
             elif self.models.certainly_unserved(snapshot, request.target_model, rows, self.clock()):
-                text = f"no endpoint of the pool serves the model {request.target_model!r}"
+                text = f"no endpoint of the pool serves the model {request.target_model[:200]!r}"
                 raise Refused(Reason.MODEL_NOT_FOUND, text, param="model")
         return rows
 
@@ -128,8 +135,9 @@ class RequestCall:
     """One request; see domain.views.Call for what each method means."""
 
     __slots__ = (
-        "_body_bytes", "_d", "_decision", "_entry", "_first_at", "_head", "_last_at", "_meter", "_over",
-        "_processing_s", "_reader", "_request", "_restorer", "_status", "_streaming", "_subset", "_trace",
+        "_body_bytes", "_d", "_decision", "_endpoint", "_entry", "_first_at", "_head", "_kept", "_last_at",
+        "_meter", "_over", "_processing_s", "_reader", "_request", "_restorer", "_status", "_streaming",
+        "_subset", "_trace",
     )  # fmt: skip
 
     def __init__(self, director: Director, head: RequestHead) -> None:
@@ -138,6 +146,10 @@ class RequestCall:
         self._subset = head.subset
         self._request: Request | None = None
         self._decision: Decision | None = None
+        """Until the answer begins: it holds a snapshot."""
+        self._endpoint: Endpoint | None = None
+        """Who serves the request, as far as we know."""
+        self._kept = 0
         self._entry: Entry | None = None
         self._meter: RequestMeter | None = None
         self._reader: AnswerReader | None = None
@@ -190,8 +202,11 @@ class RequestCall:
         trace = self._trace = d.tracer.request(head)
         trace.enter("parse")
         request = self._request = d.parsers.parse(head, body, truncated=truncated)
-        trace.parsed(request)
         request.target_model = rewrite_target(head) or request.model or headers.get(MODEL_HEADER, "")
+        if len(request.model) > MODEL_CHARS_MAX or len(request.target_model) > MODEL_CHARS_MAX:
+            text = f"`model` is longer than {MODEL_CHARS_MAX} characters."
+            raise Refused(Reason.MALFORMED, text, param="model")
+        trace.parsed(request)
         request.fairness_id = headers.get(_FAIRNESS[0]) or headers.get(_FAIRNESS[1]) or request.fairness_id
         snapshot = d.store.snapshot
         now = d.clock()
@@ -207,6 +222,7 @@ class RequestCall:
         decided_at = d.clock()
         d.metrics.scheduled(decided_at - now, request.target_model, decision.endpoint)
         self._decision = decision
+        self._endpoint = decision.endpoint
         d.decisions.record(decision)
         trace.decided(decision)
         expected = d.scheduler.expected_output(request)
@@ -218,14 +234,20 @@ class RequestCall:
         d.scheduler.chosen(cycle, decision)
         self._count_prefix(cycle, decision)
         set_headers = list(d.scheduler.request_headers(cycle, decision))
-        if "x-request-id" not in headers:
-            set_headers.append(("x-request-id", head.request_id))
-        set_headers += trace.headers
+        if headers:  # else they were not shown to us, and ours would overwrite what the client sent
+            if not headers.get("x-request-id"):
+                set_headers.append(("x-request-id", head.request_id))
+            set_headers += trace.headers
         changed = self._rewritten(request, body)
         meter = self._meter = d.metrics.request(
             request.model, request.target_model, request.fairness_id, request.priority
         )
         meter.started(request.size_bytes)
+        if d.kept_bytes + request.size_bytes <= KEPT_BYTES_MAX:
+            self._kept = request.size_bytes
+            d.kept_bytes += self._kept
+        else:
+            request.prompts = ()
         trace.enter("answer")
         d.metrics.request_processing.observe(d.clock() - head.received_at)
         if log.isEnabledFor(logging.DEBUG):
@@ -270,10 +292,9 @@ class RequestCall:
             return HeaderChange()
         self._streaming = self._streaming or request.stream
         self._reader = answer_reader(request.api, content_type, encoding)
-        self._believe(served, status, headers, now)
+        self._believe(decision.endpoint, served, status, headers, now)
         set_headers: Sequence[tuple[str, str]] = d.scheduler.answer_headers(request, decision, served)
-        # A stream may stay open for an hour: its prompt need not.
-        request.prompts = ()
+        self._forget()
         if d.settings.reasons_header:
             set_headers = [*set_headers, (REASONS_HEADER, headline(decision))]
         if self._restorer is None:
@@ -284,35 +305,51 @@ class RequestCall:
         # The client's name may be longer or shorter than the target's.
         return HeaderChange(set_headers, ("content-length",))
 
-    def _believe(self, served: str | None, status: int, headers: Mapping[str, str], now: float) -> None:
+    def _forget(self) -> None:
+        """An answer may take an hour: the prompt and the snapshot need not stay so long."""
+        self._d.kept_bytes -= self._kept
+        self._kept = 0
+        self._decision = None
+        if self._request is not None:
+            self._request.prompts = ()
+
+    def _believe(
+        self, chosen: Endpoint, served: str | None, status: int, headers: Mapping[str, str], now: float
+    ) -> None:
         """Account to the endpoint that really answered, and judge its health by the status."""
-        d, entry, decision = self._d, self._entry, self._decision
-        assert decision is not None
-        endpoint = decision.endpoint
-        if served and served != endpoint.authority:
-            endpoint = d.store.by_authority(served) or endpoint
-            if entry is not None:
-                entry.move(endpoint.slot)
+        d = self._d
+        own = chosen.authority
+        answered = d.store.by_authority(served or own)
+        if answered is not None and served and served != own:
+            self._endpoint = answered
+            if self._entry is not None:
+                self._entry.move(answered.slot)
+        elif answered is not None and answered.slot != chosen.slot:
+            answered = None  # ours has left, and its address is another's by now
         if status >= 400 and self._meter is not None:
             self._meter.error("ModelServerError")
         outliers = d.outliers
-        if outliers is None or not status:
+        if outliers is None or answered is None or not status:
             return
         fault = fault_of(status)
+        local = status >= 400 and _is_local_reply(headers)
         if fault is None:
-            outliers.success(endpoint.slot)
+            if not local:
+                outliers.success(answered.slot)
             return
-        if status == 503 and "x-envoy-upstream-service-time" not in headers and _is_local_reply(headers):
+        if status == 503 and local:
             fault = Fault.CONNECT
         before = outliers.ejections
-        outliers.failure(endpoint.slot, now, fault)
+        outliers.failure(answered.slot, now, fault)
         if outliers.ejections != before:
             d.metrics.ejected()
-            log.warning("avoiding %s for a while: it answered %d", endpoint.authority, status)
+            log.warning("avoiding %s for a while: it answered %d", answered.authority, status)
 
     def answer_chunk(self, chunk: bytes, last: bool) -> bytes | None:
         d = self._d
         began = d.clock()
+        if self._reader is None and self._decision is not None:
+            self._skip_headers()
         if chunk:
             if not self._first_at:
                 self._first_at = began
@@ -328,28 +365,38 @@ class RequestCall:
         self._processing_s += d.clock() - began
         return changed
 
+    def _skip_headers(self) -> None:
+        """Envoy was told to skip the answer's headers: its kind must be guessed, and its length stands."""
+        request = self._request
+        if request is not None:
+            self._reader = answer_reader(request.api, "", "")
+            self._streaming = request.stream
+        self._restorer = None
+        self._forget()
+
     def end(self, ending: Ending) -> None:
         if self._over:
             return
         self._over = True
-        d, request, decision = self._d, self._request, self._decision
-        d.metrics.ended(ending)
+        d, request, endpoint = self._d, self._request, self._endpoint
         if self._entry is not None:
             self._entry.end()
+        self._forget()
+        d.metrics.ended(ending)
         usage = self._reader.finish() if self._reader is not None else None
-        if request is not None and decision is not None:
-            self._account(request, decision, usage)
+        if request is not None and endpoint is not None:
+            self._account(request, endpoint, usage)
         if self._processing_s:
             d.metrics.answer_processing.observe(self._processing_s)
         self._trace.end(ending, status=self._status or None, usage=usage)
 
-    def _account(self, request: Request, decision: Decision, usage: Usage | None) -> None:
+    def _account(self, request: Request, endpoint: Endpoint, usage: Usage | None) -> None:
         d, received_at = self._d, self._head.received_at
         usage = usage or Usage()
         if usage.completion_tokens is not None:
             d.outputs.saw(request.target_model, usage.completion_tokens)
         if self._reader is not None and self._reader.response_id and self._status < 300:
-            d.homes.remember(self._reader.response_id, decision.endpoint.key)
+            d.homes.remember(self._reader.response_id, endpoint.key)
         if self._meter is None:
             return
         self._meter.finished(
@@ -364,8 +411,10 @@ class RequestCall:
 
 
 def _is_local_reply(headers: Mapping[str, str]) -> bool:
-    """Envoy's own 503: no engine's headers are on it."""
-    return headers.get("content-type", "text/plain") == "text/plain" and "date" not in headers
+    """Envoy's own answer: no engine's headers are on it."""
+    if "x-envoy-upstream-service-time" in headers or "date" in headers:
+        return False
+    return headers.get("content-type", "text/plain") == "text/plain"
 
 
 def _scores(decision: Decision) -> dict[str, float]:

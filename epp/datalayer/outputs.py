@@ -6,6 +6,8 @@ START_TOKENS = 256.0
 """Before any answer was seen; chat answers average 180 to 350 tokens in public traces."""
 _WEIGHT = 0.05
 """Of a new answer in the mean: about the last 20 answers count."""
+_LONGEST = 1 << 24
+"""Tokens; answers that are said to be longer are lies of an engine."""
 _MODELS = 1000
 """Models with a mean of their own; further ones share START_TOKENS."""
 
@@ -23,6 +25,8 @@ class OutputLengths:
 
     def saw(self, model: str, tokens: int) -> None:
         """An answer was this long."""
+        if not 0 <= tokens < _LONGEST:
+            return
         mean = self._means.get(model)
         if mean is None:
             if len(self._means) < _MODELS:

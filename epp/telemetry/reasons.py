@@ -189,8 +189,8 @@ class DecisionLog:
 
 
 def _cost(decision: Decision) -> int:
-    """Bytes of the arrays that only this decision holds; 1 KiB for the objects around them."""
-    cost = 1024
+    """Bytes of the arrays and names that only this decision holds; 1 KiB for the objects around them."""
+    cost = 1024 + 4 * (len(decision.model) + len(decision.target_model) + len(decision.request_id))
     for run in decision.runs:
         cost += 8 * (len(run.candidates) + len(run.rows) * (2 + len(run.scores)))
         for drop in run.drops:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from itertools import count
 from random import Random
@@ -276,6 +277,123 @@ def test_a_fault_of_ours_is_a_500_with_a_body() -> None:
     answer = call.refuse(Refused(Reason.INTERNAL, "broken"))
     assert answer.status == 500
     assert json.loads(answer.body)["error"]["type"] == "server_error"
+
+
+def test_prompts_and_snapshots_are_not_kept_for_the_life_of_a_stream() -> None:
+    house = House()
+    calls = []
+    for _ in range(3):
+        calls.append(house.open())
+        calls[-1].decide(chat("x" * (30 << 20)))
+    kept = [call._request is not None and call._request.prompts != () for call in calls]
+    assert kept == [True, True, False], "a retry elsewhere is learned of as long as that is affordable"
+    calls[0].answer_headers(200, {}, None)
+    calls[1].end(Ending.CLIENT_DISCONNECT)
+    assert house.director.kept_bytes == 0
+    snapshot, alone = house.store.snapshot, builders.snapshot()
+    house.decisions = house.director.decisions = DecisionLog(1)
+    house.store.set_endpoints([EndpointSpec("other", "10.0.1.1", 1)], house.now)
+    calls[2].answer_headers(200, {}, None)
+    last = house.open()
+    last.decide(chat())
+    assert sys.getrefcount(snapshot) == sys.getrefcount(alone)
+
+
+@pytest.mark.parametrize("where", ["body", "rewrite"])
+def test_giant_model_names_are_refused(where: str) -> None:
+    name = "m" * 5000
+    headers = {"x-gateway-model-name-rewrite": name} if where == "rewrite" else {}
+    answer = refusal(House().open(headers=headers).decide(chat(model="m" if headers else name)))
+    assert (answer["status"], answer["param"]) == (400, "model")
+    assert len(answer["message"]) < 200
+
+
+def test_headers_that_were_not_shown_are_not_overwritten() -> None:
+    """request_header_mode SKIP: the client's own request id and trace context are there, unseen."""
+    verdict = House().open().decide(chat())
+    assert isinstance(verdict, Route)
+    assert verdict.set_headers == []
+    seen = House().open(headers={"x-request-id": ""}, request_id="made").decide(chat())
+    assert isinstance(seen, Route)
+    assert seen.set_headers == [("x-request-id", "made")]
+
+
+def test_a_follow_up_goes_where_the_response_was_really_made() -> None:
+    house = House(8)
+    call = house.open("/v1/responses")
+    verdict = call.decide(b'{"model": "m", "input": "question"}')
+    assert isinstance(verdict, Route)
+    other = next(e.authority for e in house.store.endpoints if e.authority != verdict.destination)
+    call.answer_headers(200, {"content-type": "application/json"}, other)
+    call.answer_chunk(b'{"id": "resp_1", "object": "response"}', True)
+    call.end(Ending.NATURAL)
+    read = house.open("/v1/responses/resp_1", method="GET", has_body=False).decide(b"")
+    assert isinstance(read, Route)
+    assert read.destination == other
+
+
+def test_an_answer_without_its_headers_is_read_and_left_as_it_is() -> None:
+    """response_header_mode SKIP: the length has gone out, so the model's name cannot be put back."""
+    house = House()
+    call = house.open(headers={"x-llm-d-model-name-rewrite": "target"})
+    assert isinstance(call.decide(chat()), Route)
+    assert house.inflight()[1] > 0
+    answer = b'{"model":"target","usage":{"prompt_tokens":5,"completion_tokens":3}}'
+    assert call.answer_chunk(answer, True) is None
+    assert house.inflight()[1] == 0
+    call.end(Ending.NATURAL)
+    assert 'llm_d_epp_request_output_tokens_sum{model_name="m",target_model_name="target"' in house.page()
+
+
+def test_a_slots_next_tenant_is_not_blamed() -> None:
+    house = House(4)
+    calls = [house.open(request_id=f"r{i}") for i in range(100)]
+    first = _destination(calls[0].decide(chat()))
+    bad = next(e for e in house.store.endpoints if e.authority == first)
+    there = [call for call in calls[1:] if _destination(call.decide(chat())) == bad.authority]
+    assert len(there) >= 5
+    pool = [EndpointSpec(f"pod-{i}", f"10.0.0.{i + 1}", 8000) for i in range(4)]
+    without = [spec for spec in pool if f"{spec.address}:8000" != bad.authority]
+    house.store.set_endpoints(without, house.now)
+    house.now += 60
+    house.store.set_endpoints([*without, EndpointSpec("new", "10.0.0.99", 8000)], house.now)
+    new = house.store.by_authority("10.0.0.99:8000")
+    assert new is not None
+    assert new.slot == bad.slot
+    for call in there:
+        call.answer_headers(500, {"date": "x"}, None)
+        call.end(Ending.NATURAL)
+    assert house.outliers.avoided == 0
+
+
+def test_a_gateways_own_refusal_tells_nothing_good_of_an_endpoint() -> None:
+    house = House(4)
+    for status in (500, 500, 408, 500):
+        call = house.open(subset=("10.0.0.1:8000",))
+        call.decide(chat())
+        local = {"content-type": "text/plain"} if status == 408 else {"date": "x"}
+        call.answer_headers(status, local, None)
+        call.end(Ending.NATURAL)
+    assert house.outliers.avoided == 1
+
+
+def test_lies_about_output_do_not_reach_the_ledger() -> None:
+    house = House()
+    for said in (10**15, 10):
+        call = house.open()
+        call.decide(chat())
+        call.answer_headers(200, {"content-type": "application/json"}, None)
+        call.answer_chunk(
+            json.dumps({"usage": {"prompt_tokens": 1, "completion_tokens": said}}).encode(), True
+        )
+        call.end(Ending.NATURAL)
+    house.open().decide(chat())
+    assert house.ledger.decode_tokens(house.store.snapshot.slots).sum() == 10
+
+
+def _destination(verdict: Route | Answer) -> str:
+    assert isinstance(verdict, Route)
+    return verdict.destination
 
 
 STEPS = st.lists(
