@@ -7,7 +7,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from epp.config.data import DataSettings
+from epp.config.data import FILE_DISCOVERY, DataSettings
+from epp.datalayer.endpoints_file import EndpointsFileError
 from epp.datalayer.files import FileDiscovery
 from epp.datalayer.models import ModelProbe
 from epp.datalayer.pace import DEFAULT_INTERVAL_S, Pace
@@ -35,14 +36,16 @@ class Feeds:
         if endpoints_file is not None and data.discovery is not None:
             raise ValueError("--endpoints-file and a file-discovery plugin exclude each other")
         if endpoints_file is not None:
-            self._files = FileDiscovery(endpoints_file, self._found, watch=True)
+            path, watch = endpoints_file, True
         elif data.discovery is not None:
-            self._files = FileDiscovery(data.discovery.path, self._found, watch=data.discovery.watch_file)
+            path, watch = Path(data.discovery.path), data.discovery.watch_file
         else:
             raise ValueError(
                 "no endpoints: give --endpoints-file, or a file-discovery plugin under dataLayer.discovery "
                 "(finding endpoints through Kubernetes is not supported yet)"
             )
+        self._errors = errors
+        self._files = FileDiscovery(path, self._found, watch=watch, refused=self._file_refused)
         self.scraper: Scraper | None = None
         if data.scrape is not None:
             interval_s = data.scrape.interval_s or scrape_interval_s or DEFAULT_INTERVAL_S
@@ -59,6 +62,9 @@ class Feeds:
 
     def _found(self, specs: Sequence[EndpointSpec]) -> None:
         self._resolver.set_specs(specs)
+
+    def _file_refused(self, error: EndpointsFileError) -> None:
+        self._errors.poll_errors(FILE_DISCOVERY)
 
     def load(self) -> None:
         """First reading of the endpoints file; raises EndpointsFileError."""

@@ -55,6 +55,8 @@ class ByteSize(click.ParamType[int]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
+        if value == "":  # the reference picker's default
+            return 0
         match = self._form.fullmatch(str(value))
         if match is None:
             self.fail(f"{value!r} is not a size; write it like 10MiB or 25MB", param, ctx)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -90,7 +92,7 @@ def _options(flags: dict[str, Any]) -> Any:
         health_checking=flags["health_checking"],
         grpc_reflection=flags["grpc_reflection"],
         grpc_max_recv_bytes=flags["grpc_max_recv_msg_size"],
-        grpc_max_send_bytes=flags["grpc_max_send_msg_size"],
+        grpc_max_send_bytes=flags["grpc_max_send_msg_size"] or -1,
         stream_metrics=flags["enable_grpc_stream_metrics"],
         secure_serving=flags["secure_serving"],
         cert_path=_path(flags["cert_path"]),
@@ -107,6 +109,15 @@ def _options(flags: dict[str, Any]) -> Any:
     )
 
 
+def raise_file_limit() -> None:
+    """As many open files as we may have: every endpoint and every gateway's connection is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # A container may forbid its own limit; what there is must do then.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
@@ -116,6 +127,8 @@ def _run(options: Any, loaded: Any) -> int:
 
     from epp.app import App
     from epp.datalayer.endpoints_file import EndpointsFileError
+
+    raise_file_limit()
 
     async def main() -> None:
         app = App(options, loaded)

@@ -44,6 +44,8 @@ class FileDiscovery:
         """What was last looked at, good or bad."""
         self._complaint = ""
         """Why it could not be read last time; said once."""
+        self._blind = False
+        """Watching failed; said once."""
 
     def load(self) -> None:
         """Read the file now. Raises EndpointsFileError when it is not there or not right."""
@@ -67,19 +69,29 @@ class FileDiscovery:
             if not folders:  # unmounted, perhaps for a moment
                 await asyncio.sleep(LOOK_ANYWAY_MS / 1000)
                 continue
-            async for _ in awatch(
-                *folders,
-                watch_filter=None,
-                debounce=_DEBOUNCE_MS,
-                step=_STEP_MS,
-                rust_timeout=LOOK_ANYWAY_MS,
-                yield_on_timeout=True,
-                recursive=False,
-                ignore_permission_denied=True,
-            ):
-                await self._look()
-                if await asyncio.to_thread(self._folders) != folders:
-                    break
+            try:
+                await self._watch_folders(folders)
+            except (OSError, RuntimeError) as error:  # the machine's inotify instances are used up, say
+                if not self._blind:
+                    self._blind = True
+                    _log.warning("the endpoints file is looked at every 2 s, watching it failed: %s", error)
+                await asyncio.sleep(LOOK_ANYWAY_MS / 1000)
+
+    async def _watch_folders(self, folders: Sequence[Path]) -> None:
+        """Returns when other folders are to be watched."""
+        async for _ in awatch(
+            *folders,
+            watch_filter=None,
+            debounce=_DEBOUNCE_MS,
+            step=_STEP_MS,
+            rust_timeout=LOOK_ANYWAY_MS,
+            yield_on_timeout=True,
+            recursive=False,
+            ignore_permission_denied=True,
+        ):
+            await self._look()
+            if await asyncio.to_thread(self._folders) != folders:
+                return
 
     async def _look(self) -> None:
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -72,7 +73,10 @@ def from_directory(directory: Path) -> Callable[[], Tls]:
 def _checked(certificate: bytes, key: bytes) -> Tls:
     """Raises ValueError unless the two belong together."""
     parsed = x509.load_pem_x509_certificate(certificate)
-    private = serialization.load_pem_private_key(key, password=None)
+    try:
+        private = serialization.load_pem_private_key(key, password=None)
+    except (TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"tls.key cannot be used: {error}") from error
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if private.public_key().public_bytes(*form) != parsed.public_key().public_bytes(*form):
         raise ValueError("tls.key does not belong to tls.crt")

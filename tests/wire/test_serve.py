@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -15,14 +17,17 @@ import aiohttp
 import grpc
 import grpc.aio
 import pytest
+from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from epp.app import App, Options
 from epp.config.loader import load_preset
+from epp.extproc.certificates import self_signed
 from epp.web.server import WebOptions
 from tests.wire import gateway as gw
 
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()
+HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 CHAT = {":method": "POST", ":path": "/v1/chat/completions", "x-request-id": "r1"}
 
 
@@ -54,6 +59,36 @@ async def running(folder: Path, drain_timeout_s: float = 5.0) -> AsyncIterator[A
         app.stop(patient=False)
         app.stop(patient=False)
         await serving
+
+
+async def test_a_refused_endpoints_file_is_counted(tmp_path: Path) -> None:
+    async with running(tmp_path) as app, asyncio.timeout(10):
+        (tmp_path / "endpoints.yaml").write_text("endpoints: 5")
+        while 'poll_errors_total{source_type="file-discovery"} 1' not in "".join(app.metrics.render()):
+            await asyncio.sleep(0.01)
+        assert len(app.store) == 2
+
+
+@pytest.mark.parametrize("taken", ["grpc_port", "grpc_health_port", "metrics_port"])
+async def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: Path, taken: str) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        ports = {"grpc_port": 0, "grpc_health_port": 0, "metrics_port": 0, taken: other.getsockname()[1]}
+        options = Options(
+            bind_address="127.0.0.1", grpc_port=ports["grpc_port"],
+            grpc_health_port=ports["grpc_health_port"], secure_serving=False,
+            web=WebOptions(host="127.0.0.1", port=ports["metrics_port"], auth=False),
+            endpoints_file=endpoints_file(tmp_path, "127.0.0.1"), tracing=False,
+        )  # fmt: skip
+        app = App(options, load_preset(), environ={})
+        with pytest.raises(OSError, match=r"cannot listen|address already in use"):
+            await app.run()
+        for port in (app.transport.port, app.health_port):
+            if port:
+                with pytest.raises(ConnectionRefusedError):
+                    await asyncio.open_connection("127.0.0.1", port)
+    assert [t for t in asyncio.all_tasks() if t is not asyncio.current_task() and not t.done()] == []
 
 
 async def status(port: int) -> int:
@@ -155,6 +190,23 @@ def test_wrong_flags_stop_the_start_and_say_why(arguments: list[str], words: str
     assert "Traceback" not in ended.stderr
 
 
+def test_a_key_behind_a_password_stops_the_start_and_says_why(tmp_path: Path) -> None:
+    pair = self_signed()
+    key = serialization.load_pem_private_key(pair.key, password=None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    (tmp_path / "tls.crt").write_bytes(pair.certificate)
+    (tmp_path / "tls.key").write_bytes(locked)
+    path = endpoints_file(tmp_path, "127.0.0.1")
+    ended = epp("--endpoints-file", str(path), "--cert-path", str(tmp_path))
+    assert ended.returncode == 1
+    assert "epp serve: tls.key cannot be used" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_wrong_configuration_stops_the_start(tmp_path: Path) -> None:
     config = tmp_path / "epp.yaml"
     config.write_text(
@@ -166,14 +218,43 @@ def test_a_wrong_configuration_stops_the_start(tmp_path: Path) -> None:
     assert "queue-scorer" in ended.stderr
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
-def test_signals_end_an_idle_picker_with_status_0(tmp_path: Path, sent: signal.Signals) -> None:
-    path = endpoints_file(tmp_path, "127.0.0.1")
-    command = [
+def serve_command(path: Path) -> list[str]:
+    return [
         sys.executable, "-m", "epp", "serve", "--endpoints-file", str(path), "--bind-address", "127.0.0.1",
         "--grpc-port=0", "--grpc-health-port=0", "--metrics-port=0", "--metrics-endpoint-auth=false",
         "--tracing=false", "--v=2", "--ha-enable-leader-election=false", "--pool-namespace", "local",
+        "--secure-serving=false", "--grpc-max-recv-msg-size=", "--grpc-max-send-msg-size=",
     ]  # fmt: skip
+
+
+async def test_a_second_signal_ends_at_once_and_open_files_are_raised(tmp_path: Path) -> None:
+    command = serve_command(endpoints_file(tmp_path, "127.0.0.1"))
+    lowered = 'ulimit -Sn 256; exec "$@"'
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-c", lowered, "bash", *command, stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(30):
+        said = await process.stderr.readuntil(b"serving ext_proc on port ")
+        port = int((await process.stderr.readuntil(b" "))[:-1])
+        assert b"Traceback" not in said
+        assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (HARD, HARD)
+        async with gw.channel(port) as channel:
+            call = gw.stream(channel)
+            await call.write(gw.request_headers(CHAT))
+            await call.write(gw.request_body(BODY, end=True))
+            assert (await call.read()).WhichOneof("response") == "request_headers"
+            process.send_signal(signal.SIGTERM)
+            await process.stderr.readuntil(b"draining: 1 streams")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
+            call.cancel()
+        assert b"Traceback" not in await process.stderr.read()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_an_idle_picker_with_status_0(tmp_path: Path, sent: signal.Signals) -> None:
+    command = serve_command(endpoints_file(tmp_path, "127.0.0.1"))
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -117,3 +118,34 @@ async def test_a_wrong_file_keeps_the_old_one_and_says_so(
         beside.replace(path)
         assert await pool.told.get() == ["b"]
     assert pool.refused.empty()
+
+
+async def test_a_machine_without_watches_left_is_looked_at_anyway(tmp_path: Path) -> None:
+    path, pool = tmp_path / "pool.yaml", Pool()
+    path.write_text(text("a"))
+    changed = tmp_path / "new.yaml"
+    changed.write_text(text("b"))
+    watched = discovery(path, pool)
+    watched.load()
+    await asyncio.to_thread(path.read_bytes)  # its thread and module are there when descriptors run out
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    top = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (top + 8, hard))
+    held: list[int] = []
+    try:
+        while True:
+            held.append(os.dup(0))
+    except OSError:
+        os.close(held.pop())  # for reading the file; a watch takes more
+    watching = asyncio.ensure_future(watched.run())
+    try:
+        assert await pool.told.get() == ["a"]
+        changed.replace(path)
+        assert await pool.told.get() == ["b"]
+        assert not watching.done()
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
