@@ -18,7 +18,15 @@ from epp.scheduling.contract import BuildContext, Cycle, PluginType
 class ExpectedWorkParameters(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
 ):
-    """Weights of the cost; the defaults are those measured best in trace replays at three loads."""
+    """Weights of the cost.
+
+    The first two are those measured best in trace replays. The third is the time that one more sequence
+    takes from those beside it and they from it, in prompt tokens: about 2 x 250 steps (an answer) x 0.2 ms
+    (its share of a step, 8B on one H100) over 100 to 250 us a prompt token is 400 to 1,000. In replays of
+    chats anything from 128 to 2,048 does as well for the first token, but with 128 a prefix that all prompts
+    share keeps them on the engines that have it, five times as slow, while others idle and stay cold
+    (`bench/policy.py --workload shared`).
+    """
 
     backlog_weight: Annotated[
         float, Meta(ge=0, description="cost of one uncached prompt token already sent and not yet answered")
@@ -28,7 +36,7 @@ class ExpectedWorkParameters(
     ] = 3.0
     running_tokens: Annotated[
         float, Meta(ge=0, description="cost of one unfinished request, in prompt tokens")
-    ] = 128.0
+    ] = 512.0
     foreign_smoothing_seconds: Annotated[
         float, Meta(ge=0, description="seconds over which requests of other clients are averaged; 0 for none")
     ] = 1.0
@@ -103,7 +111,7 @@ class ForeignRequests:
 
 
 class ExpectedWork:
-    """cost = backlog + 3 x uncached + 128 x running, in tokens; score = (1 + least cost) / (1 + cost).
+    """cost = backlog + 3 x uncached + 512 x running, in tokens; score = (1 + least cost) / (1 + cost).
 
     Alone it is the exact argmin, and in (0, 1] it can be weighed with others. A foreign request costs what
     one of ours costs on average, so that two pickers on one pool do not herd.
