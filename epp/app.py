@@ -169,6 +169,7 @@ class App:
             new_id=lambda: str(uuid.uuid4()),
             limits=Limits(
                 max_body_bytes=own.limits.max_body_bytes,
+                max_buffered_bytes=own.limits.max_buffered_bytes,
                 max_streams=own.limits.max_streams,
                 progress_timeout_s=own.limits.progress_timeout,
                 answer_timeout_s=own.limits.answer_timeout,

@@ -23,12 +23,22 @@ class Limits(_Block, frozen=True):
 
     max_body_bytes: PositiveQuantity = 64 << 20
     """Larger request bodies are refused with 413."""
+    max_buffered_bytes: PositiveQuantity = 1 << 30
+    """Of bodies that we hold, all requests together; further ones get 429. At least maxBodyBytes."""
     max_streams: Annotated[int, Meta(ge=1)] = 20_000
     """Requests at once; further ones get 429."""
     progress_timeout: PositiveDuration = 60.0
     """Seconds that an upload may stand still before it is answered with 408."""
     answer_timeout: PositiveDuration = 3600.0
     """Seconds without any message from the model server before the stream is cut off."""
+
+    def __post_init__(self) -> None:
+        if self.max_buffered_bytes < self.max_body_bytes:
+            raise FieldError(
+                "maxBufferedBytes",
+                f"maxBufferedBytes ({self.max_buffered_bytes} bytes) is less than maxBodyBytes "
+                f"({self.max_body_bytes} bytes)",
+            )
 
 
 class Outliers(_Block, frozen=True):

@@ -21,12 +21,13 @@ from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from epp.app import App, Options
-from epp.config.loader import load_preset
+from epp.config.loader import load_preset, load_text
 from epp.extproc.certificates import self_signed
 from epp.web.server import WebOptions
 from tests.wire import gateway as gw
 
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()
+PLAIN = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 CHAT = {":method": "POST", ":path": "/v1/chat/completions", "x-request-id": "r1"}
 
@@ -39,14 +40,14 @@ def endpoints_file(folder: Path, *addresses: str) -> Path:
 
 
 @asynccontextmanager
-async def running(folder: Path, drain_timeout_s: float = 5.0) -> AsyncIterator[App]:
+async def running(folder: Path, drain_timeout_s: float = 5.0, config: str = PLAIN) -> AsyncIterator[App]:
     options = Options(
         bind_address="127.0.0.1", grpc_port=0, grpc_health_port=0, health_checking=True,
         secure_serving=False, web=WebOptions(host="127.0.0.1", port=0, auth=False),
         drain_timeout_s=drain_timeout_s, endpoints_file=endpoints_file(folder, "127.0.0.1", "127.0.0.2"),
         tracing=False, emit_scores=True,
     )  # fmt: skip
-    app = App(options, load_preset(), environ={})
+    app = App(options, load_text(config, source="test"), environ={})
     serving = asyncio.ensure_future(app.run())
     async with asyncio.timeout(10):
         while not app.health_port or app.web._runner is None:
@@ -118,6 +119,25 @@ async def test_a_request_is_routed_and_can_be_asked_about(tmp_path: Path) -> Non
         assert await status(app.health_port) == health_pb2.HealthCheckResponse.SERVING
         assert await status(app.transport.port) == health_pb2.HealthCheckResponse.SERVING
         call.cancel()
+
+
+async def test_the_limits_of_the_configuration_hold(tmp_path: Path) -> None:
+    limits = "epp: {limits: {maxBodyBytes: 1Ki, maxBufferedBytes: 1Ki, maxStreams: 2}}\n"
+    async with running(tmp_path, config=PLAIN + limits) as app, gw.channel(app.transport.port) as channel:
+        calls = [gw.stream(channel) for _ in range(2)]
+        for call in calls:
+            await call.write(gw.request_headers(CHAT))
+        await calls[0].write(gw.request_body(bytes(800)))
+        async with asyncio.timeout(10):
+            while app.transport.open_streams < 2:
+                await asyncio.sleep(0.005)
+        third = gw.stream(channel)
+        assert (await third.read()).immediate_response.status.code == 429
+        await calls[1].write(gw.request_body(bytes(800)))
+        answer = (await calls[1].read()).immediate_response
+        assert (answer.status.code, b"together" in answer.body) == (429, True)
+        await calls[0].write(gw.request_body(bytes(800)))
+        assert (await calls[0].read()).immediate_response.status.code == 413
 
 
 async def test_draining_keeps_open_streams_and_is_not_ready(tmp_path: Path) -> None:

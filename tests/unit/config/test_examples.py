@@ -194,6 +194,7 @@ def test_defaults_of_our_block_are_those_of_the_rooms() -> None:
     own = load("plugins: []\n").own
     limits = transport.Limits()
     assert own.limits.max_body_bytes == limits.max_body_bytes
+    assert own.limits.max_buffered_bytes == limits.max_buffered_bytes
     assert own.limits.max_streams == limits.max_streams
     assert own.limits.progress_timeout == limits.progress_timeout_s
     assert own.limits.answer_timeout == limits.answer_timeout_s

@@ -183,6 +183,11 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}]}]
             "c:3:28: epp.limits.maxStreams: expected `int` >= 1, got 0",
         ),
         (
+            "epp: {limits: {maxBufferedBytes: 1Mi}}\n",
+            "c:3:34: epp.limits.maxBufferedBytes: maxBufferedBytes (1048576 bytes) is less than maxBodyBytes "
+            "(67108864 bytes)",
+        ),
+        (
             "epp: {outliers: {baseTime: 5m}}\n",
             "c:3:17: epp.outliers.maxTime: maxTime is shorter than baseTime",
         ),
