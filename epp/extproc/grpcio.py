@@ -94,6 +94,11 @@ class GrpcioTransport:
     def opened_streams(self) -> int:
         return self._opened
 
+    @property
+    def held_bytes(self) -> int:
+        """Of request bodies, all streams together."""
+        return self._budget.used
+
     async def start(self) -> None:
         server = grpc.aio.server(
             options=(
@@ -208,6 +213,9 @@ class GrpcioTransport:
         except grpc.aio.AbortError:
             code = "DEADLINE_EXCEEDED" if stream.timed_out else "INVALID_ARGUMENT"
             raise
+        except grpc.aio.InternalError:
+            # What we were sending could not be sent: the gateway has reset the stream meanwhile.
+            code = "CANCELLED"
         except Exception:
             code = "INTERNAL"
             self._sink.internal_error("stream")
