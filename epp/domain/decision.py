@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from epp.domain.endpoint import Endpoint
 from epp.domain.snapshot import Floats, Ints, Snapshot
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Drop:
+class Drop(Struct, frozen=True, eq=False):
     """What one filter removed: rows of the snapshot."""
 
     filter: str
     rows: Ints
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Score:
+class Score(Struct, frozen=True, eq=False):
     """Raw answers of one scorer, aligned with ProfileRun.rows, already clamped to [0, 1]."""
 
     scorer: str
@@ -25,8 +23,7 @@ class Score:
     values: Floats
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ProfileRun:
+class ProfileRun(Struct, frozen=True, eq=False):
     """One profile of one decision."""
 
     profile: str
@@ -45,8 +42,7 @@ class ProfileRun:
     """(plugin, what went wrong): the plugin's answer was left out or clamped."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Decision:
+class Decision(Struct, frozen=True, eq=False):
     """Where a request goes and why. `endpoints` is in rank order; the first is the primary."""
 
     request_id: str

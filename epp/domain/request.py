@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 
@@ -29,8 +30,7 @@ class Api(StrEnum):
     """Nothing of the body is known (passthrough, bodiless requests)."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(Struct, frozen=True):
     """What is known when the headers have come. Names are lower case; of repeated ones the last counts."""
 
     headers: Mapping[str, str]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, TypeAlias
+
+from msgspec import Struct
 
 from epp.domain.decision import Decision
 from epp.domain.errors import Answer, Refused
@@ -55,8 +56,7 @@ class Ending(StrEnum):
     """We were shutting down and the deadline passed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """The director's yes: what the door tells Envoy."""
 
     destination: str
@@ -75,8 +75,7 @@ class Route:
 Verdict: TypeAlias = Route | Answer
 
 
-@dataclass(frozen=True, slots=True)
-class HeaderChange:
+class HeaderChange(Struct, frozen=True):
     """What to change in the model server's headers."""
 
     set: Sequence[tuple[str, str]] = ()

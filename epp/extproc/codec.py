@@ -59,7 +59,7 @@ def decode(request: pb.ProcessingRequest) -> tuple[Message, Piece] | None:
         # Envoy fills raw_value; the plain value is what older gateways send. Names come in lower case from
         # HTTP/2 and Envoy; of repeated ones the last counts.
         headers = {
-            field.key.lower(): field.raw_value.decode("utf-8", "replace") if field.raw_value else field.value
+            field.key.lower(): str(raw, "utf-8", "replace") if (raw := field.raw_value) else field.value
             for field in content.headers.headers
         }
         if message is Message.REQUEST_HEADERS:

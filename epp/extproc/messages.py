@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from msgspec import Struct
 
 
 class RequestState(Enum):
+    # Enum's own hashes the name in Python; these are the keys of a table that is asked at every message.
+    __hash__ = object.__hash__
+
     START = auto()
     GATHER = auto()
     """Headers seen (or skipped), the body is coming."""
@@ -22,6 +26,8 @@ class RequestState(Enum):
 
 
 class AnswerState(Enum):
+    __hash__ = object.__hash__
+
     NONE = auto()
     BODY = auto()
     DONE = auto()
@@ -30,6 +36,8 @@ class AnswerState(Enum):
 
 
 class Message(Enum):
+    __hash__ = object.__hash__
+
     REQUEST_HEADERS = auto()
     REQUEST_BODY = auto()
     REQUEST_TRAILERS = auto()
@@ -38,8 +46,7 @@ class Message(Enum):
     ANSWER_TRAILERS = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """Content of any message; what a message does not have stays at its default."""
 
     headers: Mapping[str, str] | None = None
