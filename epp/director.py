@@ -97,6 +97,8 @@ class Director:
         self.homes = Homes()
         self.outputs = OutputLengths()
         self.kept_bytes = 0
+        self._every: Ints = np.arange(0)
+        """All rows of a snapshot, as long as their number stays."""
 
     def open(self, head: RequestHead) -> RequestCall:
         return RequestCall(self, head)
@@ -110,7 +112,10 @@ class Director:
         if not len(snapshot):
             raise Refused(Reason.NO_ENDPOINTS, "the pool has no endpoints")
         if subset is None or not self.settings.subset_filter:
-            rows: Ints = np.arange(len(snapshot))
+            rows = self._every
+            if len(rows) != len(snapshot):
+                rows = self._every = np.arange(len(snapshot))
+                rows.flags.writeable = False
         else:
             rows = subset_rows(snapshot, subset)
             if not len(rows):
@@ -123,7 +128,10 @@ class Director:
                 return np.asarray(there, dtype=np.intp)
         if self.models is not None and request.target_model and request.api in _MODELLED:
             serves = serving(snapshot, request.target_model, rows)
-            if serves.any():
+            fit = np.count_nonzero(serves)
+            if fit == len(rows):
+                pass
+            elif fit:
                 rows = rows[serves]
             elif self.models.certainly_unserved(snapshot, request.target_model, rows, self.clock()):
                 text = f"no endpoint of the pool serves the model {request.target_model[:200]!r}"

@@ -142,7 +142,7 @@ class Profile:
         """The picker's answer; the best total when it is broken."""
         try:
             picked = tuple(map(int, self.picker.plugin.pick(cycle, rows, totals)))
-            if picked and not [row for row in picked if not (rows == row).any()]:
+            if picked and not [row for row in picked if not np.count_nonzero(rows == row)]:
                 return picked
             what = f"picked {picked[:8]}, which are not all candidates" if picked else "picked none"
         except Exception as error:  # as above

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
+import numpy as np
+
 from epp.domain.decision import Decision, Drop, ProfileRun
 from epp.domain.errors import Reason, Refused
 from epp.domain.request import Request
@@ -272,6 +274,6 @@ def _cached_tokens(cycle: Cycle, row: int) -> int:
 def _without_avoided(snapshot: Snapshot, candidates: Ints) -> tuple[Ints, tuple[Drop, ...]]:
     """Leave out avoided endpoints, unless all candidates are: a doubtful endpoint is better than none."""
     available = snapshot.available[candidates]
-    if available.all() or not available.any():
+    if np.count_nonzero(available) in (len(candidates), 0):
         return candidates, ()
     return candidates[available], (Drop(UNAVAILABLE, candidates[~available]),)
