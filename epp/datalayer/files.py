@@ -19,7 +19,8 @@ from epp.domain.endpoint import EndpointSpec
 
 LOOK_ANYWAY_MS = 2000
 """Also without an event, since network file systems may tell of none."""
-_STEP_MS = 20
+_STEP_MS = 100
+"""The watcher wakes so often; the change of a file is seen that late."""
 _DEBOUNCE_MS = 200
 _log = logging.getLogger(__name__)
 
