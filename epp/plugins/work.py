@@ -11,22 +11,14 @@ from msgspec import Meta
 from epp.domain.endpoint import Endpoint
 from epp.domain.snapshot import NEVER, Floats, Ints, Snapshot
 from epp.plugins.signals import uncached_tokens
-from epp.scheduling.columns import least
+from epp.scheduling.columns import greatest, least
 from epp.scheduling.contract import BuildContext, Cycle, PluginType
 
 
 class ExpectedWorkParameters(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
 ):
-    """Weights of the cost.
-
-    The first two are those measured best in trace replays. The third is the time that one more sequence
-    takes from those beside it and they from it, in prompt tokens: about 2 x 250 steps (an answer) x 0.2 ms
-    (its share of a step, 8B on one H100) over 100 to 250 us a prompt token is 400 to 1,000. In replays of
-    chats anything from 128 to 2,048 does as well for the first token, but with 128 a prefix that all prompts
-    share keeps them on the engines that have it, five times as slow, while others idle and stay cold
-    (`bench/policy.py --workload shared`).
-    """
+    """Weights of the cost; the defaults are those measured best in trace replays at three loads."""
 
     backlog_weight: Annotated[
         float, Meta(ge=0, description="cost of one uncached prompt token already sent and not yet answered")
@@ -36,7 +28,7 @@ class ExpectedWorkParameters(
     ] = 3.0
     running_tokens: Annotated[
         float, Meta(ge=0, description="cost of one unfinished request, in prompt tokens")
-    ] = 512.0
+    ] = 128.0
     foreign_smoothing_seconds: Annotated[
         float, Meta(ge=0, description="seconds over which requests of other clients are averaged; 0 for none")
     ] = 1.0
@@ -111,7 +103,12 @@ class ForeignRequests:
 
 
 class ExpectedWork:
-    """cost = backlog + 3 x uncached + 512 x running, in tokens; score = (1 + least cost) / (1 + cost).
+    """cost = backlog + 3 x uncached + 128 x running, in tokens; score = (1 + least cost) / (1 + cost).
+
+    Of the 3, 1 is this request's own wait and 2 are for the others that it holds up. Where fewer run than on
+    average, the tokens that this endpoint lacks and another has cost less: 1 + 2 x running / average, so 1
+    where nothing runs. Without that a prefix that all prompts share keeps them on the endpoints that have it
+    while the others idle and stay cold.
 
     Alone it is the exact argmin, and in (0, 1] it can be weighed with others. A foreign request costs what
     one of ours costs on average, so that two pickers on one pool do not herd.
@@ -128,12 +125,24 @@ class ExpectedWork:
         ours = cycle.inflight.requests(slots)
         cost = cycle.inflight.prefill_tokens(slots) * p.backlog_weight
         cost += ours * p.running_tokens
+        running = ours
         foreign = self._foreign.at(cycle)
         if foreign is not None:
+            others = foreign[rows]
             count = ours.sum()
             average = cost.sum() / count if count > 0 else p.running_tokens
-            cost += foreign[rows] * average
-        cost += uncached_tokens(cycle, rows, p.prefix_match_info_producer_name) * p.uncached_weight
+            cost += others * average
+            running = ours + others
+        uncached = uncached_tokens(cycle, rows, p.prefix_match_info_producer_name)
+        cost += uncached * p.uncached_weight
+        if p.uncached_weight > 1.0 and len(rows) > 1:
+            lacking = uncached - least(uncached)
+            if greatest(lacking) > 0.0:
+                idle = 1.0 - running / max(1.0, float(running.sum()) / len(rows))
+                np.maximum(idle, 0.0, out=idle)
+                idle *= lacking
+                idle *= p.uncached_weight - 1.0
+                cost -= idle
         return cost
 
     def score(self, cycle: Cycle, rows: Ints) -> Floats:

@@ -53,8 +53,8 @@ def cost(scorer: ExpectedWork, cycle: Cycle) -> list[float]:
 
 
 def test_backlog_uncached_and_running() -> None:
-    cycle = cycle_of(snapshot(3), ledger_of([(0, 0), (1, 500), (3, 200)]), matched=[0.0, 10.0, 16.0])
-    expected = [3 * 1000.0, 500 + 3 * 360 + 512, 200 + 0 + 3 * 512]
+    cycle = cycle_of(snapshot(3), ledger_of([(3, 0), (3, 500), (3, 200)]), matched=[0.0, 10.0, 16.0])
+    expected = [3 * 1000.0 + 3 * 128, 500 + 3 * 360 + 3 * 128, 200 + 0 + 3 * 128]
     assert cost(plugin(), cycle) == expected
     scores = plugin().score(cycle, np.arange(3))
     least = min(expected)
@@ -70,15 +70,33 @@ def test_without_a_match_the_whole_prompt_is_uncached() -> None:
     assert cost(plugin(), cycle_of(snapshot(2), Ledger())) == [3000.0, 3000.0]
 
 
+def test_tokens_that_another_has_cost_less_where_fewer_run() -> None:
+    loads = ledger_of([(0, 0), (1, 0), (2, 0), (5, 0)])  # 2 on average
+    cycle = cycle_of(snapshot(4), loads, matched=[0.0, 0.0, 0.0, 15.0])
+    shared, own = 960, 40
+    assert cost(plugin(), cycle) == [
+        1 * shared + 3 * own,
+        2 * shared + 3 * own + 128,
+        3 * shared + 3 * own + 2 * 128,
+        3 * own + 5 * 128,
+    ]
+    assert cost(plugin(uncachedWeight=1), cycle) == [1000, 1000 + 128, 1000 + 2 * 128, own + 5 * 128]
+
+
+def test_requests_of_others_count_as_running_there() -> None:
+    pool = snapshot(2, running=[2.0, 2.0])
+    assert cost(plugin(), cycle_of(pool, Ledger(), matched=[0.0, 15.0])) == [3000 + 256, 3 * 40 + 256]
+
+
 def test_a_prefix_that_all_prompts_share_keeps_no_endpoint_cold() -> None:
-    """One endpoint has 960 of 1,000 tokens: it is worth 2,880, so the idle ones get the seventh at last."""
+    """One endpoint has 960 of 1,000 tokens: to an idle one that is worth 960, which is 8 running requests."""
     scorer, ledger, matched = plugin(), Ledger(), [15.0, 0.0, 0.0]
-    for _ in range(21):
+    for _ in range(27):
         costs = cost(scorer, cycle_of(snapshot(3), ledger, matched=matched))
         row = costs.index(min(costs))
-        ledger.start(row, prefill_tokens=0)
+        ledger.start(row)
         matched[row] = 15.0
-    assert sorted(ledger.requests(np.arange(3)).tolist()) == [7.0, 7.0, 7.0]
+    assert ledger.requests(np.arange(3)).tolist() == [9.0, 9.0, 9.0]
 
 
 class TestOthers:
@@ -87,11 +105,11 @@ class TestOthers:
     def test_cost_the_average_of_ours(self) -> None:
         pool = snapshot(2, running=[2.0, 3.0], waiting=[0.0, 1.0])
         cycle = cycle_of(pool, ledger_of([(2, 400), (2, 0)]))
-        # Ours: 400 + 4 x 512 = 2448 tokens for 4 requests, so 612 each; two others at the second.
-        assert cost(plugin(), cycle) == [3000 + 400 + 1024, 3000 + 1024 + 2 * 612]
+        # Ours: 400 + 4 x 128 = 912 tokens for 4 requests, so 228 each; two others at the second.
+        assert cost(plugin(), cycle) == [3000 + 400 + 256, 3000 + 256 + 2 * 228]
 
     def test_cost_a_running_request_when_we_have_none(self) -> None:
-        assert cost(plugin(), cycle_of(snapshot(1, running=[2.0]), Ledger())) == [3000 + 2 * 512]
+        assert cost(plugin(), cycle_of(snapshot(1, running=[2.0]), Ledger())) == [3000 + 2 * 128]
 
     @pytest.mark.parametrize("scraped_at", [99.0, NEVER])
     def test_count_nothing_when_metrics_are_stale(self, scraped_at: float) -> None:
@@ -100,19 +118,19 @@ class TestOthers:
 
     def test_become_stale_without_a_new_scrape(self) -> None:
         scorer, pool = plugin(), snapshot(1, running=[1.0])
-        assert cost(scorer, cycle_of(pool, Ledger())) == [3512.0]
+        assert cost(scorer, cycle_of(pool, Ledger())) == [3128.0]
         assert cost(scorer, cycle_of(pool, Ledger(), now=100.3)) == [3000.0]
 
     def test_are_not_hidden_by_what_we_send_after_the_scrape(self) -> None:
         scorer, ledger, pool = plugin(), Ledger(), snapshot(1, running=[1.0])
-        assert cost(scorer, cycle_of(pool, ledger)) == [3512.0]
+        assert cost(scorer, cycle_of(pool, ledger)) == [3128.0]
         ledger.start(0)
-        assert cost(scorer, cycle_of(pool, ledger)) == [3000 + 512 + 512]
+        assert cost(scorer, cycle_of(pool, ledger)) == [3000 + 128 + 128]
 
     def test_do_not_appear_when_ours_end_after_the_scrape(self) -> None:
         scorer, ledger, pool = plugin(), Ledger(), snapshot(1, running=[1.0])
         entry = ledger.start(0)
-        assert cost(scorer, cycle_of(pool, ledger)) == [3512.0]
+        assert cost(scorer, cycle_of(pool, ledger)) == [3128.0]
         entry.end()
         assert cost(scorer, cycle_of(pool, ledger)) == [3000.0]
 
@@ -123,7 +141,7 @@ class TestOthers:
         for entry in entries:
             entry.end()
         pool = replace(snapshot(2, running=[1.0, 1.0], scraped_at=[100.05, 100.0]), version=2)
-        assert cost(scorer, cycle_of(pool, ledger, now=100.1)) == [3512.0, 3000.0]
+        assert cost(scorer, cycle_of(pool, ledger, now=100.1)) == [3128.0, 3000.0]
 
     def test_are_averaged_over_time(self) -> None:
         scorer, ledger = plugin(foreignSmoothingSeconds=2.0), Ledger()
@@ -133,11 +151,11 @@ class TestOthers:
             count = running if not version else count + (running - count) * (1 - math.exp(-(at - before) / 2))
             before = at
             for _ in range(2):
-                assert cost(scorer, cycle_of(pool, ledger, now=at)) == pytest.approx([3000 + 512 * count])
+                assert cost(scorer, cycle_of(pool, ledger, now=at)) == pytest.approx([3000 + 128 * count])
 
     def test_are_forgotten_with_the_slot(self) -> None:
         scorer, pool = plugin(), snapshot(1, running=[5.0])
-        assert cost(scorer, cycle_of(pool, Ledger())) == [3000 + 5 * 512]
+        assert cost(scorer, cycle_of(pool, Ledger())) == [3000 + 5 * 128]
         scorer.forget(0)
         other = snapshot(1, scraped_at=[NEVER])
         assert cost(scorer, cycle_of(other, Ledger())) == [3000.0]
@@ -146,7 +164,7 @@ class TestOthers:
         scorer = plugin()
         for size in (1, 3, 2, 5):
             pool = snapshot(size, running=[1.0] * size)
-            assert cost(scorer, cycle_of(pool, Ledger())) == [3512.0] * size
+            assert cost(scorer, cycle_of(pool, Ledger())) == [3128.0] * size
 
 
 @given(
