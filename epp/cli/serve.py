@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from epp.cli.flags import add_flags, notices, pool_name
+from epp.datalayer.pace import MIN_INTERVAL_S
 
 
 @click.command(context_settings={"max_content_width": 110})
@@ -105,8 +106,21 @@ def _options(flags: dict[str, Any]) -> Any:
         subset_filter=not flags["disable_endpoint_subset_filter"],
         emit_scores=flags["emit_endpoint_scores"],
         tracing=flags["tracing"],
-        notices=tuple(notices(sys.argv[1:])),
+        notices=(*notices(sys.argv[1:]), *_idle(flags)),
     )
+
+
+def _idle(flags: dict[str, Any]) -> list[str]:
+    """Flags that another flag leaves without work."""
+    said = []
+    if flags["cert_path"] and not flags["secure_serving"]:
+        said.append("--cert-path has no effect: --secure-serving is false")
+    if flags["enable_cert_reload"] and not (flags["cert_path"] and flags["secure_serving"]):
+        said.append("--enable-cert-reload has no effect: there is no certificate of --cert-path to reload")
+    interval_s = flags["refresh_metrics_interval"]
+    if interval_s is not None and interval_s < MIN_INTERVAL_S:
+        said.append(f"--refresh-metrics-interval is raised to {MIN_INTERVAL_S * 1e3:g}ms, the shortest")
+    return said
 
 
 def raise_file_limit() -> None:

@@ -149,6 +149,8 @@ def _mutate(common: pb.CommonResponse, fields: Fields, remove: Sequence[str]) ->
 
 
 def _option(name: str, value: str) -> base_pb2.HeaderValueOption:
+    if not value.isprintable():  # Envoy fails the whole request for a control character in a value
+        value = "".join([c if c.isprintable() else "?" for c in value])
     raw = value.encode("utf-8", "replace")
     return base_pb2.HeaderValueOption(
         header=base_pb2.HeaderValue(key=name, raw_value=raw),

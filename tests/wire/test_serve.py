@@ -16,11 +16,13 @@ from pathlib import Path
 import aiohttp
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from epp.app import App, Options
+from epp.cli.serve import _idle, serve
 from epp.config.loader import load_preset, load_text
 from epp.extproc.certificates import self_signed
 from epp.web.server import WebOptions
@@ -140,6 +142,29 @@ async def test_the_limits_of_the_configuration_hold(tmp_path: Path) -> None:
         assert (await calls[0].read()).immediate_response.status.code == 413
 
 
+async def test_several_endpoints_are_a_list_in_header_and_metadata(tmp_path: Path) -> None:
+    config = PLAIN + (
+        "plugins:\n- {type: random-picker, parameters: {maxNumOfEndpoints: 5}}\n"
+        "schedulingProfiles:\n- {name: default, plugins: [{pluginRef: random-picker}]}\n"
+    )
+    async with running(tmp_path, config=config) as app, gw.channel(app.transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(CHAT))
+        await call.write(gw.request_body(BODY, end=True))
+        routed = await call.read()
+        named = gw.set_headers(routed)["x-gateway-destination-endpoint"]
+        assert routed.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == named
+        first, second = named.split(",")
+        assert {first, second} == {"127.0.0.1:8000", "127.0.0.2:8000"}
+        await call.read()
+        slots = [endpoint.slot for endpoint in map(app.store.by_authority, (first, second)) if endpoint]
+        assert app.ledger.requests(np.asarray(slots)).tolist() == [1, 0]
+        await call.write(gw.answer_headers(served=second))
+        await call.read()
+        assert app.ledger.requests(np.asarray(slots)).tolist() == [0, 1]
+        call.cancel()
+
+
 async def test_draining_keeps_open_streams_and_is_not_ready(tmp_path: Path) -> None:
     async with running(tmp_path) as app, gw.channel(app.transport.port) as channel:
         call = gw.stream(channel)
@@ -208,6 +233,13 @@ def test_wrong_flags_stop_the_start_and_say_why(arguments: list[str], words: str
     assert ended.returncode != 0
     assert words in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_flags_that_others_leave_without_work_are_named() -> None:
+    arguments = "--secure-serving=false --cert-path x --enable-cert-reload --refresh-metrics-interval 1ms"
+    flags = serve.make_context("serve", arguments.split()).params
+    said = [notice.partition(" ")[0] for notice in _idle(flags)]
+    assert said == ["--cert-path", "--enable-cert-reload", "--refresh-metrics-interval"]
 
 
 def test_a_key_behind_a_password_stops_the_start_and_says_why(tmp_path: Path) -> None:
