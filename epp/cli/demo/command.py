@@ -195,7 +195,7 @@ def _invite(console: Console, where: stack.Stack) -> None:
         "Try:",
         f"  curl -N {where.picked_url}/v1/chat/completions -H 'content-type: application/json' "
         f"-H 'x-request-id: hello' -d '{body}'",
-        f"  curl -s {where.epp_url}/debug/decisions/hello",
+        f"  curl -s '{where.epp_url}/debug/decisions/hello?format=text'",
         f"  curl -s {where.epp_url}/metrics | grep ^llm_d_epp_scheduler_attempts_total",
     ]
     console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
