@@ -166,7 +166,10 @@ def generated(kind: Kind, engines: int, minutes: float, seed: int) -> list[Sessi
     )
     reader = _Reader(seed)
     sessions = arrive(starts, seed, kind.make(seed))
-    return [Session(arrival.at, tuple(reader.turns(arrival, seconds))) for arrival in sessions]
+    return [
+        Session(arrival.at, tuple(reader.turns(f"{index}", arrival, seconds)))
+        for index, arrival in enumerate(sessions)
+    ]
 
 
 class _Reader:
@@ -177,12 +180,13 @@ class _Reader:
         self._bodies = Bodies()
         self._speech = Speech(seed)
 
-    def turns(self, arrival: Arrival, seconds: float) -> Iterator[Made]:
+    def turns(self, name: str, arrival: Arrival, seconds: float) -> Iterator[Made]:
+        """Those that can begin within the seconds; ids are `name/number`."""
         at, session = arrival
         pause, call = 0.0, session.first()
         number = 1
         while True:
-            turn = self._read(f"{session.name}/{number}", call, pause)
+            turn = self._read(f"{name}/{number}", call, pause)
             yield turn
             following = session.after(turn.work.answer.decode("ascii"))
             if following is None:
