@@ -23,7 +23,7 @@ class KvCache:
         self._shared: dict[int, int] = {}
         """Key to number of holders."""
         self._idle: OrderedDict[int, None] = OrderedDict()
-        """Least recently used first. Not a dict: that walks over all its deleted entries to find the first."""
+        """Least recently used first. Not a dict: that walks over deleted entries to find the first."""
 
     @property
     def used(self) -> int:
