@@ -112,7 +112,8 @@ def route(
     for number, path in enumerate(bodies, 1):
         body = _body(path)
         head = RequestHead(
-            headers=headers, method=method, path=url_path.partition("?")[0], request_id=f"request-{number}",
+            headers={":method": method, ":path": url_path} | headers, method=method,
+            path=url_path.partition("?")[0], request_id=f"request-{number}",
             received_at=time.monotonic(), has_body=bool(body),
         )  # fmt: skip
         verdict = director.open(head).decide(body)
