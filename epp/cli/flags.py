@@ -187,9 +187,15 @@ def _option(flag: Flag) -> Callable[[F], F]:
             callback=_refuse(flag),
         )
     return click.option(
-        *flag.names, type=flag.type, default=flag.default, show_default=flag.default not in (None, ""),
+        *flag.names, type=flag.type, default=flag.default, show_default=_shown(flag),
         help=flag.help or f"accepted; no effect here: {flag.no_effect}", **more,
     )  # fmt: skip
+
+
+def _shown(flag: Flag) -> bool | str:
+    if flag.default in (None, "") or flag.no_effect:
+        return False
+    return f"{flag.default:g}s" if flag.type is DURATION else True
 
 
 def _refuse(flag: Flag) -> Callable[[click.Context, click.Parameter, Any], None]:

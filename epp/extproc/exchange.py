@@ -49,6 +49,12 @@ _MAX_ID_CHARS = 256
 class Exchange:
     """Feed messages with `receive`, verdicts of waiting decisions with `decided`, the end with `over`."""
 
+    __slots__ = (
+        "_bodies_owed", "_budget", "_call", "_clock", "_door", "_failed", "_gathered", "_headers_owed",
+        "_max_body_bytes", "_new_id", "_out", "_pieces", "_refused", "_skipped", "_trailers_owed", "answer",
+        "answer_mode", "pending", "request", "request_mode",
+    )  # fmt: skip
+
     def __init__(
         self,
         door: Door,
@@ -119,14 +125,17 @@ class Exchange:
             self._immediate(self._opened().refuse(refused))
         return self._taken()
 
-    def over(self, *, drained: bool = False) -> None:
-        """The stream ended: half-closed, reset or cut off by us."""
+    def over(self, *, drained: bool = False) -> Ending | None:
+        """The stream ended: half-closed, reset or cut off by us. None when there was nothing to end."""
         self._let_go()
         self.pending = None
         self.request = RequestState.CLOSED
         call, self._call = self._call, None
-        if call is not None:
-            call.end(Ending.DRAINED if drained else self._ending())
+        if call is None:
+            return None
+        ending = Ending.DRAINED if drained else self._ending()
+        call.end(ending)
+        return ending
 
     def _taken(self) -> list[Action]:
         """What is to be sent; not kept, since it may hold a whole body."""

@@ -14,7 +14,7 @@ import grpc.aio
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
 from epp.domain.errors import Reason, Refused
-from epp.domain.views import Clock, Door
+from epp.domain.views import Clock, Door, Ending
 from epp.extproc.actions import Action, Close, Fail, StreamedReply
 from epp.extproc.codec import decode, encode
 from epp.extproc.exchange import Exchange
@@ -224,7 +224,9 @@ class GrpcioTransport:
         finally:
             self._streams.discard(stream)
             try:
-                exchange.over(drained=drained)
+                ending = exchange.over(drained=drained)
+                if code == "OK" and ending is Ending.CLIENT_DISCONNECT:
+                    code = "CANCELLED"  # a reset may show as the end of reading first
             finally:
                 self._sink.stream_closed(code, self._clock() - began)
 
