@@ -96,6 +96,7 @@ async def start(stack: Stack, children: Children, envoy: Path, engine_options: S
             *me,
             "serve",
             f"--config-file={stack.config}",
+            f"--bind-address={HOST}",
             f"--grpc-port={ports.epp}",
             f"--grpc-health-port={ports.epp_health}",
             f"--metrics-port={stack.metrics}",
