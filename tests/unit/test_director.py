@@ -103,7 +103,11 @@ def test_the_ledger_follows_a_request_to_its_end() -> None:
 
 def test_the_second_turn_goes_where_the_first_is_cached() -> None:
     house = House(8)
-    first = house.open().decide(chat("a long story " * 200))
+    turn = house.open()
+    first = turn.decide(chat("a long story " * 200))
+    turn.answer_headers(200, {"content-type": "application/json"}, None)
+    turn.answer_chunk(b"{}", True)
+    turn.end(Ending.NATURAL)
     second = house.open(request_id="r2").decide(chat("a long story " * 200 + "and then"))
     assert isinstance(first, Route)
     assert isinstance(second, Route)
