@@ -37,7 +37,20 @@ class Loaded:
     """The block `epp:`."""
 
     def scheduler(
-        self, inflight: InflightView, *, clock: Clock | None = None, sink: PluginSink | None = None
+        self,
+        inflight: InflightView,
+        *,
+        clock: Clock | None = None,
+        sink: PluginSink | None = None,
+        timed_every: int = 1,
     ) -> Scheduler:
-        """The scheduler of this configuration; `clock` and `sink` time its plugins."""
-        return Scheduler(self.profiles, self.handler, self.plugins, inflight, clock=clock, sink=sink)
+        """The scheduler of this configuration; its parameters are those of Scheduler."""
+        return Scheduler(
+            self.profiles,
+            self.handler,
+            self.plugins,
+            inflight,
+            clock=clock,
+            sink=sink,
+            timed_every=timed_every,
+        )

@@ -40,6 +40,7 @@ from epp.parsing.select import request_path
 
 DESTINATION = "x-gateway-destination-endpoint"
 _CONTENT_LENGTH = "content-length"
+_LENGTH_DIGITS = 16
 _MAX_BODY_PIECES = 1 << 20
 """A peer that sends millions of tiny pieces is not Envoy."""
 _MAX_ID_CHARS = 256
@@ -50,9 +51,9 @@ class Exchange:
     """Feed messages with `receive`, verdicts of waiting decisions with `decided`, the end with `over`."""
 
     __slots__ = (
-        "_bodies_owed", "_budget", "_call", "_clock", "_door", "_failed", "_gathered", "_headers_owed",
-        "_max_body_bytes", "_new_id", "_out", "_pieces", "_refused", "_skipped", "_trailers_owed", "answer",
-        "answer_mode", "pending", "request", "request_mode",
+        "_answer_left", "_bodies_owed", "_budget", "_call", "_clock", "_door", "_failed", "_gathered",
+        "_headers_owed", "_held", "_max_body_bytes", "_new_id", "_out", "_pieces", "_refused", "_skipped",
+        "_trailers_owed", "answer", "answer_mode", "pending", "request", "request_mode",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +86,9 @@ class Exchange:
         self._pieces: list[bytes] = []
         self._gathered = 0
         self._out: list[Action] = []
+        self._answer_left = 0
+        """Bytes that content-length still promises; 0 where it promised none."""
+        self._held = b""
 
     @property
     def waits_for_request(self) -> bool:
@@ -287,6 +291,9 @@ class Exchange:
         known = len(status) == 3 and status.isascii() and status.isdigit()
         change = call.answer_headers(int(status) if known else 0, headers, piece.served)
         self._out.append(HeadersReply(Side.ANSWER, change.set, change.remove))
+        length = headers.get(_CONTENT_LENGTH, "")
+        if length.isascii() and length.isdigit() and len(length) < _LENGTH_DIGITS:
+            self._answer_left = int(length)
         if piece.end_of_stream:
             self.answer = AnswerState.DONE
             call.answer_chunk(b"", True)
@@ -298,18 +305,26 @@ class Exchange:
         last = piece.end_of_stream or self.answer_mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
         changed = call.answer_chunk(piece.data, last)
         if self.answer_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN):
-            chunk = piece.data if changed is None else changed
-            if len(chunk) <= BODY_LIMIT_BYTES:
-                if chunk or last:
-                    self._out.append(StreamedReply(Side.ANSWER, chunk, last))
-            else:
-                pieces = list(_split([chunk]))
-                self._out += [StreamedReply(Side.ANSWER, part, False) for part in pieces[:-1]]
-                self._out.append(StreamedReply(Side.ANSWER, pieces[-1], last))
+            self._echo_answer(self._held + (piece.data if changed is None else changed), piece, last)
         else:
             self._out.append(BodyReply(Side.ANSWER, changed))
         if last:
             self.answer = AnswerState.DONE
+
+    def _echo_answer(self, chunk: bytes, piece: Piece, last: bool) -> None:
+        """As it came, but for the piece that completes content-length: only the empty end of the stream can
+        follow it, which Envoy sends right behind, so the two go back as one message."""
+        self._held = b""
+        if len(chunk) > BODY_LIMIT_BYTES:
+            *parts, chunk = _split([chunk])
+            self._out += [StreamedReply(Side.ANSWER, part, False) for part in parts]
+        if self._answer_left > 0:
+            self._answer_left -= len(piece.data)
+            if not self._answer_left and not last:
+                self._held = chunk
+                return
+        if chunk or last:
+            self._out.append(StreamedReply(Side.ANSWER, chunk, last))
 
     def _late_answer_body(self, piece: Piece) -> None:
         """A second end_of_stream."""
@@ -321,7 +336,7 @@ class Exchange:
     def _answer_trailers(self, piece: Piece) -> None:
         call = self._begin_answer()
         if self.answer is AnswerState.BODY:
-            held_back = call.answer_chunk(b"", True)
+            held_back = self._held + (call.answer_chunk(b"", True) or b"")
             if held_back and self.answer_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN):
                 self._out += [StreamedReply(Side.ANSWER, part, False) for part in _split([held_back])]
         self._out.append(TrailersReply(Side.ANSWER))

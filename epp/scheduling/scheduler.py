@@ -44,11 +44,12 @@ class Scheduler:
         *,
         clock: Clock | None = None,
         sink: PluginSink | None = None,
+        timed_every: int = 1,
     ) -> None:
         """`plugins` are all instances, in the order in which producers run; profiles use some of them.
 
-        `clock` and `sink` time the plugins; without both nothing is timed. Raises ValueError when there
-        is no profile.
+        `clock` and `sink` time the plugins in one of `timed_every` decisions; without both nothing is timed.
+        Raises ValueError when there is no profile.
         """
         if not profiles:
             raise ValueError("a scheduler needs at least one profile")
@@ -59,7 +60,12 @@ class Scheduler:
         """Type of each plugin by its name."""
         self._inflight = inflight
         self._names = tuple(self.profiles)
-        self._probe = Probe(clock if sink is not None else None, sink)
+        self._timed = Probe(clock if sink is not None else None, sink)
+        self._untimed = Probe(None, sink)
+        self._probe = self._timed
+        """Of the decision in hand."""
+        self._timed_every = timed_every
+        self._decisions = 0
         self._producers: list[Named[Producer]] = []
         self._choosers: list[Named[ChoiceObserver]] = []
         self._mutators: list[Named[RequestMutator]] = []
@@ -89,7 +95,8 @@ class Scheduler:
         if not len(candidates):
             raise Refused(Reason.NO_ENDPOINTS, "no endpoints available for the request")
         cycle = SeededCycle(seed, request, snapshot, now, self._inflight, self._names)
-        probe = self._probe
+        probe = self._probe = self._timed if self._decisions % self._timed_every == 0 else self._untimed
+        self._decisions += 1
         at = probe.start()
         for step in self._producers:
             try:

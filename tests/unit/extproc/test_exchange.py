@@ -214,6 +214,41 @@ def test_other_answer_modes_get_one_reply_a_message(mode: BodyMode) -> None:
     assert door.calls[0].lasts == 1
 
 
+def lengthy(length: object) -> tuple[Message, Piece]:
+    return M.ANSWER_HEADERS, Piece(headers={":status": "200", "content-length": str(length)})
+
+
+def test_the_piece_that_completes_the_length_goes_with_the_end() -> None:
+    made = exchange(FakeDoor())
+    play(made, [headers(end=True), lengthy(5)])
+    assert play(made, [answer_body(b"ab")]) == [StreamedReply(Side.ANSWER, b"ab", False)]
+    assert play(made, [answer_body(b"cde")]) == []
+    assert play(made, [answer_body(b"", end=True)]) == [StreamedReply(Side.ANSWER, b"cde", True)]
+
+
+def test_the_piece_that_completes_the_length_goes_before_trailers() -> None:
+    made = exchange(FakeDoor())
+    play(made, [headers(end=True), lengthy(62_003), answer_body(b"x" * 62_003)])
+    actions = play(made, [ANSWER_TRAILERS])
+    assert actions == [StreamedReply(Side.ANSWER, b"xxx", False), TrailersReply(Side.ANSWER)]
+
+
+@given(
+    st.sampled_from(["0", "3", "4", "70000", "-1", "x", "\u00b2", "9" * 30]),
+    st.lists(st.sampled_from([b"", b"a", b"bcd", b"x" * 70_000]), max_size=5),
+    st.booleans(),
+)
+def test_whatever_length_is_promised_every_byte_goes_back(
+    length: str, parts: list[bytes], trailers: bool
+) -> None:
+    made = exchange(FakeDoor())
+    messages = [headers(end=True), lengthy(length), *[answer_body(part) for part in parts]]
+    actions = play(made, [*messages, ANSWER_TRAILERS if trailers else answer_body(b"", end=True)])
+    sent = [a for a in actions if isinstance(a, StreamedReply) and a.side is Side.ANSWER]
+    assert b"".join(a.chunk for a in sent) == b"".join(parts)
+    assert [a.last for a in sent if a.last] == ([] if trailers else [True])
+
+
 def test_what_was_held_back_is_sent_before_the_trailers() -> None:
     door = FakeDoor(change=lambda chunk, last: b"tail" if last else b"")
     made = exchange(door)

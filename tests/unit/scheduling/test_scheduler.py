@@ -237,6 +237,17 @@ def test_what_is_timed() -> None:
     assert all(seconds == 1.0 for *_, seconds in sink.timings)
 
 
+def test_one_of_so_many_decisions_is_timed() -> None:
+    sink = Sink()
+    made = scheduler(profile(picker=FIRST), sink=sink, clock=Ticking(), timed_every=3)
+    timed = []
+    for _ in range(7):
+        sink.timings.clear()
+        decide(made)
+        timed.append(bool(sink.timings))
+    assert timed == [True, False, False, True, False, False, True]
+
+
 def test_the_clock_is_not_looked_at_without_a_sink() -> None:
     clock = Ticking()
     decide(scheduler(profile(picker=FIRST), clock=clock))
