@@ -19,10 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from time import monotonic, perf_counter
-from typing import Protocol, runtime_checkable
 
 import grpc.aio
 
+from epp.adapters import PluginCounts, Reach, ScrapeCounts, SizedIndex, entries_of
 from epp.admission.gate import Gate
 from epp.config.loaded import Loaded
 from epp.datalayer.inflight import Ledger
@@ -48,41 +48,6 @@ _QUIET_S = 2.0
 _TICK_S = 0.05
 _TIMED_EVERY = 8
 """Plugins are timed in one of so many decisions: timing them all costs a tenth of a decision."""
-
-
-class PluginCounts:
-    """PluginSink into the metrics; a broken plugin is also named in the log, once."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self.timed = metrics.plugin_seconds
-        self._metrics = metrics
-        self._named: set[str] = set()
-
-    def fault(self, extension_point: str, type_name: str, name: str, what: str) -> None:
-        self._metrics.plugin_fault(name)
-        if name not in self._named:
-            self._named.add(name)
-            log.error("plugin %s (%s) failed and was left out: %s", name, extension_point, what)
-
-
-@runtime_checkable
-class SizedIndex(Protocol):
-    """A plugin that keeps a prefix index."""
-
-    @property
-    def entries(self) -> int: ...
-
-
-def entries_of(index: SizedIndex) -> float:
-    return float(index.entries)
-
-
-class ScrapeCounts:
-    """ScrapeErrors into the metrics."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self.poll_errors = metrics.poll_error
-        self.extract_errors = metrics.extract_error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +109,7 @@ class App:
             scrape_interval_s=options.scrape_interval_s,
             scrape_budget=own.scrape.cpu_share,
             errors=ScrapeCounts(self.metrics),
+            reachability=None if self.outliers is None else Reach(self.outliers, self.metrics),
         )
         self.metrics.watch_pool(options.pool_name, self.store, self.ledger, monotonic, options.staleness_s)
         for step in loaded.plugins:

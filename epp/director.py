@@ -347,9 +347,7 @@ class RequestCall:
             return
         if status == 503 and local:
             fault = Fault.CONNECT
-        before = outliers.ejections
-        outliers.failure(answered.slot, now, fault)
-        if outliers.ejections != before:
+        if outliers.failure(answered.slot, now, fault):
             d.metrics.ejected()
             log.warning("avoiding %s for a while: it answered %d", answered.authority, status)
 
@@ -418,11 +416,13 @@ class RequestCall:
         )
 
 
+_ENGINES_OWN = ("date", "server", "x-envoy-upstream-service-time", "x-envoy-overloaded")
+"""On every answer of a model server that came through, or on Envoy's own about its own limits."""
+
+
 def _is_local_reply(headers: Mapping[str, str]) -> bool:
-    """Envoy's own answer: no engine's headers are on it."""
-    if "x-envoy-upstream-service-time" in headers or "date" in headers:
-        return False
-    return headers.get("content-type", "text/plain") == "text/plain"
+    """Envoy's own answer, because the model server gave none."""
+    return not any(name in headers for name in _ENGINES_OWN)
 
 
 def _scores(decision: Decision) -> dict[str, float]:

@@ -8,12 +8,13 @@ from time import monotonic
 from typing import Any
 
 from epp.config.data import FILE_DISCOVERY, DataSettings
+from epp.datalayer.counting import Reachability, ScrapeErrors
 from epp.datalayer.endpoints_file import EndpointsFileError
 from epp.datalayer.files import FileDiscovery
 from epp.datalayer.models import ModelProbe
 from epp.datalayer.pace import DEFAULT_INTERVAL_S, Pace
 from epp.datalayer.resolve import Resolver
-from epp.datalayer.scrape import ScrapeErrors, Scraper
+from epp.datalayer.scrape import Scraper
 from epp.datalayer.store import Store
 from epp.domain.endpoint import EndpointSpec
 
@@ -30,6 +31,7 @@ class Feeds:
         scrape_interval_s: float | None,
         scrape_budget: float,
         errors: ScrapeErrors,
+        reachability: Reachability | None = None,
     ) -> None:
         """Raises ValueError without any discovery, OSError for TLS files that cannot be used."""
         self._resolver = Resolver(lambda specs: store.set_endpoints(specs, monotonic()))
@@ -55,6 +57,7 @@ class Feeds:
                 engines=data.engines,
                 pace=Pace(interval_s, budget=scrape_budget),
                 errors=errors,
+                reachability=reachability,
             )
         self.models: ModelProbe | None = None
         if data.models is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from epp.domain.endpoint import Endpoint
+
 
 class ScrapeErrors(Protocol):
     """Where errors are counted."""
@@ -11,6 +13,14 @@ class ScrapeErrors(Protocol):
     def poll_errors(self, source: str) -> None: ...
 
     def extract_errors(self, source: str, extractor: str) -> None: ...
+
+
+class Reachability(Protocol):
+    """Who is told that an endpoint's port has no listener, and that it has one again."""
+
+    def refused(self, endpoint: Endpoint) -> None: ...
+
+    def listens(self, endpoint: Endpoint) -> None: ...
 
 
 class Uncounted:

@@ -83,18 +83,18 @@ class Outliers:
             if record is not None and record.avoided:
                 self._changed(-1)
 
-    def failure(self, slot: int, now: float, fault: Fault = Fault.CONNECT) -> None:
-        """A real request failed because of the endpoint."""
+    def failure(self, slot: int, now: float, fault: Fault = Fault.CONNECT) -> bool:
+        """A real request failed because of the endpoint; True when it is avoided from now on."""
         record = self._records.get(slot)
         if record is None:
             record = self._records[slot] = _Record()
         if record.avoided:
-            return  # a request that left before; the time is running already
+            return False  # a request that left before; the time is running already
         record.points += fault
         if record.points < TRIP and not record.rounds:
-            return
+            return False
         if self._avoided >= self._limit:
-            return
+            return False
         span = min(self._cap_s, self._base_s * 2 ** min(record.rounds, 30))
         record.until = now + span * self._rng.uniform(1 - JITTER, 1 + JITTER)
         record.rounds += 1
@@ -102,6 +102,7 @@ class Outliers:
         record.avoided = True
         self.ejections += 1
         self._changed(1)
+        return True
 
     def tick(self, now: float) -> None:
         """Let those back in whose time is over."""

@@ -17,8 +17,8 @@ from itertools import count
 from random import Random
 
 from epp.datalayer.connection import MAX_BODY_BYTES, Connection, HttpSource
+from epp.datalayer.counting import Reachability, Uncounted
 from epp.datalayer.counting import ScrapeErrors as ScrapeErrors
-from epp.datalayer.counting import Uncounted
 from epp.datalayer.engines import Engine, Reader
 from epp.datalayer.engines import EngineChoice as EngineChoice
 from epp.datalayer.pace import Pace
@@ -71,8 +71,8 @@ class _Target:
     """One endpoint's scraping. Asker of its connection."""
 
     __slots__ = (
-        "asked_at", "connecting", "connection", "endpoint", "failures", "gone", "lying", "reader", "request",
-        "scraper", "seen_at", "waiting",
+        "asked_at", "connecting", "connection", "endpoint", "failures", "gone", "lying", "reader", "refused",
+        "request", "scraper", "seen_at", "waiting",
     )  # fmt: skip
 
     def __init__(self, scraper: Scraper, endpoint: Endpoint, engine: Engine, request: bytes) -> None:
@@ -89,6 +89,7 @@ class _Target:
         self.failures = 0
         self.gone = False
         self.lying = False
+        self.refused = False
 
     def answered(self, status: int, body: bytes) -> None:
         self.scraper._answered(self, status, body)
@@ -108,6 +109,7 @@ class Scraper:
         engines: EngineChoice | None = None,
         pace: Pace | None = None,
         errors: ScrapeErrors | None = None,
+        reachability: Reachability | None = None,
         rng: Random | None = None,
         clock: Clock = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
@@ -121,6 +123,7 @@ class Scraper:
         self._engines = engines or EngineChoice()
         self.pace = pace or Pace()
         self._errors = errors or Uncounted()
+        self._reachability = reachability
         self._rng = rng or Random()
         self._clock = clock
         self._cpu_clock = cpu_clock
@@ -248,6 +251,8 @@ class Scraper:
             self._failed(target, f"not connected in {self._deadline_s:g} s")
             return
         except (OSError, ValueError) as error:
+            if isinstance(error, ConnectionRefusedError):
+                self._refused(target)
             self._failed(target, f"cannot connect: {error}")
             return
         finally:
@@ -276,6 +281,9 @@ class Scraper:
             self._tell_lies(target, load.lies)
         if target.failures:
             _log.info("scraping %s works again", target.endpoint.key)
+        if target.refused and self._reachability is not None:
+            target.refused = False
+            self._reachability.listens(target.endpoint)
         target.failures = 0
         target.waiting = False
         target.seen_at = now
@@ -305,6 +313,13 @@ class Scraper:
         if target.connection is not None:
             target.connection.close()
             target.connection = None
+
+    def _refused(self, target: _Target) -> None:
+        """Nobody listens where requests would go: they need not find that out themselves."""
+        endpoint = target.endpoint
+        if self._reachability is not None and not target.gone and self._port(endpoint) == endpoint.port:
+            target.refused = True
+            self._reachability.refused(endpoint)
 
     def _drop(self, target: _Target) -> None:
         target.gone = True

@@ -188,7 +188,8 @@ ATTEMPTS = _counter(
     Twin(_EXTENSION + "scheduler_attempts_total", _ATTEMPT, renamed=(("endpoint_name", "pod_name"),)),
 )  # fmt: skip
 PLUGIN = _histogram(
-    "llm_d_epp_plugin_duration_seconds", b.SCHEDULING_S, "Seconds of one call of a plugin, in one of eight decisions.",
+    "llm_d_epp_plugin_duration_seconds", b.SCHEDULING_S,
+    "Seconds of one call of a plugin, in one of eight decisions.",
     _TIMED, Twin(_EXTENSION + "plugin_duration_seconds", _TIMED),
 )  # fmt: skip
 PREFIX_SIZE = _gauge(

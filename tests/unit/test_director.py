@@ -248,6 +248,23 @@ def test_a_failing_endpoint_is_avoided() -> None:
     assert "epp_outlier_ejections_total 1\n" in house.page()
 
 
+def test_envoys_own_503_is_a_refused_connection() -> None:
+    house = House(4)
+    call = house.open()
+    assert isinstance(call.decide(chat()), Route)
+    call.answer_headers(503, {"content-type": "application/json", "content-length": "200"}, None)
+    assert house.outliers.avoided == 1
+
+
+@pytest.mark.parametrize("header", ["date", "server", "x-envoy-upstream-service-time", "x-envoy-overloaded"])
+def test_one_503_of_an_engine_or_of_envoys_limits_is_not(header: str) -> None:
+    house = House(4)
+    call = house.open()
+    call.decide(chat())
+    call.answer_headers(503, {"content-type": "text/plain", header: "1"}, None)
+    assert house.outliers.avoided == 0
+
+
 def test_the_reasons_go_out_where_asked_for() -> None:
     call = House(settings=Settings(reasons_header=True, emit_scores=True)).open()
     verdict = call.decide(chat())

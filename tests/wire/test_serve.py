@@ -23,7 +23,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from epp.app import App, Options
 from epp.cli.serve import _idle, serve
-from epp.config.loader import load_preset, load_text
+from epp.config.loader import load_text
+from epp.config.presets import DEFAULT, PRESETS
 from epp.extproc.certificates import self_signed
 from epp.web.server import WebOptions
 from tests.wire import gateway as gw
@@ -31,6 +32,8 @@ from tests.wire import gateway as gw
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()
 PLAIN = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+CONFIG = PRESETS[DEFAULT].text + "epp: {outliers: {enabled: false}}\n"
+"""Nobody listens where the endpoints are said to be."""
 CHAT = {":method": "POST", ":path": "/v1/chat/completions", "x-request-id": "r1"}
 
 
@@ -84,7 +87,7 @@ async def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: 
             web=WebOptions(host="127.0.0.1", port=ports["metrics_port"], auth=False),
             endpoints_file=endpoints_file(tmp_path, "127.0.0.1"), tracing=False,
         )  # fmt: skip
-        app = App(options, load_preset(), environ={})
+        app = App(options, load_text(CONFIG, source="test"), environ={})
         with pytest.raises(OSError, match=r"cannot listen|address already in use"):
             await app.run()
         for port in (app.transport.port, app.health_port):

@@ -61,10 +61,12 @@ class Server:
 
 @asynccontextmanager
 async def up(
-    answer: Callable[[int], bytes | Awaitable[bytes | None] | None], tls: ssl.SSLContext | None = None
+    answer: Callable[[int], bytes | Awaitable[bytes | None] | None],
+    tls: ssl.SSLContext | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Server]:
     server = Server(answer)
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=tls)
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", port, ssl=tls)
     server.port = listening.sockets[0].getsockname()[1]
     try:
         yield server

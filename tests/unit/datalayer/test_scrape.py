@@ -65,6 +65,46 @@ async def test_values_arrive_over_one_kept_connection() -> None:
         assert server.open == 0
 
 
+class Reached:
+    """A Reachability that remembers."""
+
+    def __init__(self) -> None:
+        self.said: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
+
+    def refused(self, endpoint: Endpoint) -> None:
+        self.said.put_nowait(("refused", endpoint.port))
+
+    def listens(self, endpoint: Endpoint) -> None:
+        self.said.put_nowait(("listens", endpoint.port))
+
+
+async def test_a_port_without_a_listener_is_told_and_its_return_too() -> None:
+    async with up(lambda n: http(VLLM % n)) as gone:
+        pass
+    store, reached = Watched(), Reached()
+    store.put(gone.port)
+    scrapes, _ = scraper(store, reachability=reached)
+    async with running(scrapes.run):
+        assert await reached.said.get() == ("refused", gone.port)
+        async with up(lambda n: http(VLLM % n), port=gone.port):
+            said = await reached.said.get()
+            while said == ("refused", gone.port):
+                said = await reached.said.get()
+            assert said == ("listens", gone.port)
+
+
+async def test_a_metrics_port_of_its_own_tells_nothing_about_requests() -> None:
+    async with up(lambda n: http(VLLM % n)) as gone:
+        pass
+    store, reached = Watched(), Reached()
+    store.put(1)
+    scrapes, errors = scraper(store, reachability=reached, source=HttpSource(port=gone.port))
+    async with running(scrapes.run):
+        while errors.total < 2:
+            await asyncio.sleep(0.01)
+    assert reached.said.empty()
+
+
 def chunked(body: bytes) -> bytes:
     pieces = b"".join(
         b"%x\r\n%b\r\n" % (len(body[i : i + 7]), body[i : i + 7]) for i in range(0, len(body), 7)
