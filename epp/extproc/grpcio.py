@@ -198,8 +198,6 @@ class GrpcioTransport:
         try:
             try:
                 if crowded:
-                    # Heard out first: a peer whose stream ends before it has spoken sees an error instead.
-                    await context.read()
                     text = f"more than {self._limits.max_streams} requests are open"
                     await self._send(context, exchange.refuse(Refused(Reason.TOO_MANY_STREAMS, text)))
                 else:

@@ -159,9 +159,8 @@ async def test_too_many_streams_are_429() -> None:
         first = gw.stream(channel)
         await first.write(gw.request_headers(end=True))
         await first.read()
-        second = gw.stream(channel)
-        await second.write(gw.request_headers(end=True))
-        assert (await second.read()).immediate_response.status.code == 429
+        # Refused before it is heard: the stream may be over by the time of a first write.
+        assert (await gw.stream(channel).read()).immediate_response.status.code == 429
         first.cancel()
 
 

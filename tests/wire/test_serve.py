@@ -24,7 +24,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from epp.app import App, Options
 from epp.cli.serve import _idle, serve
 from epp.config.loader import load_text
-from epp.config.presets import DEFAULT, PRESETS
 from epp.extproc.certificates import self_signed
 from epp.web.server import WebOptions
 from tests.wire import gateway as gw
@@ -32,8 +31,6 @@ from tests.wire import gateway as gw
 BODY = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hello"}]}).encode()
 PLAIN = "apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n"
 HARD = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-CONFIG = PRESETS[DEFAULT].text + "epp: {outliers: {enabled: false}}\n"
-"""Nobody listens where the endpoints are said to be."""
 CHAT = {":method": "POST", ":path": "/v1/chat/completions", "x-request-id": "r1"}
 
 
@@ -52,6 +49,9 @@ async def running(folder: Path, drain_timeout_s: float = 5.0, config: str = PLAI
         drain_timeout_s=drain_timeout_s, endpoints_file=endpoints_file(folder, "127.0.0.1", "127.0.0.2"),
         tracing=False, emit_scores=True,
     )  # fmt: skip
+    if "epp:" not in config:
+        # Nobody listens where the endpoints are said to be.
+        config += "epp: {outliers: {enabled: false}}\n"
     app = App(options, load_text(config, source="test"), environ={})
     serving = asyncio.ensure_future(app.run())
     async with asyncio.timeout(10):
@@ -87,7 +87,7 @@ async def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: 
             web=WebOptions(host="127.0.0.1", port=ports["metrics_port"], auth=False),
             endpoints_file=endpoints_file(tmp_path, "127.0.0.1"), tracing=False,
         )  # fmt: skip
-        app = App(options, load_text(CONFIG, source="test"), environ={})
+        app = App(options, load_text(PLAIN, source="test"), environ={})
         with pytest.raises(OSError, match=r"cannot listen|address already in use"):
             await app.run()
         for port in (app.transport.port, app.health_port):
