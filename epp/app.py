@@ -27,7 +27,6 @@ from epp.admission.gate import Gate
 from epp.config.loaded import Loaded
 from epp.datalayer.inflight import Ledger
 from epp.datalayer.outliers import Outliers, recover
-from epp.datalayer.scrape import Scraper
 from epp.datalayer.store import Store
 from epp.director import Director, Settings
 from epp.extproc.certificates import from_directory, self_signed
@@ -43,8 +42,8 @@ from epp.web.server import WebOptions, WebServer
 
 log = logging.getLogger("epp.app")
 
-_QUIET_S = 2.0
-"""A picker without open streams goes this long after SIGTERM: gateways notice by health check or GOAWAY."""
+_QUIET_S = 3.0
+"""A picker without open streams goes this long after SIGTERM: gateways check health every second or two."""
 _TICK_S = 0.05
 _TIMED_EVERY = 8
 """Plugins are timed in one of so many decisions: timing them all costs a tenth of a decision."""
@@ -163,7 +162,6 @@ class App:
         self._notices = (
             *options.notices,
             *(str(notice) for notice in loaded.notices),
-            *self.tracer.notices,
             *self.web.notices,
         )
         self.metrics.config_notices(len(loaded.notices))
@@ -173,7 +171,10 @@ class App:
             return None
         if self.options.cert_path is not None:
             source = from_directory(self.options.cert_path)
-            source()
+            try:
+                source()
+            except (OSError, ValueError) as error:
+                raise ValueError(f"--cert-path {self.options.cert_path}: {error}") from error
             return source
         pair = self_signed()
         return lambda: pair
@@ -195,7 +196,10 @@ class App:
             self._health_server, self.health_port = await serve_health(
                 self.health, f"{self.options.bind_address}:{self.options.grpc_health_port}"
             )
-            await self.web.start()
+            try:
+                await self.web.start()
+            except OSError as error:
+                raise OSError(f"--metrics-port {self.options.web.port}: {error}") from error
             async with asyncio.TaskGroup() as tasks:
                 owned = [
                     *(tasks.create_task(work) for work in self.feeds.work()),
@@ -227,7 +231,9 @@ class App:
         self._draining = True
         deadline = monotonic() + self.options.drain_timeout_s
         log.info(
-            "draining: %d streams are open, at most %g s", self.transport.open_streams, deadline - monotonic()
+            "draining for at most %g s, open streams: %d",
+            self.options.drain_timeout_s,
+            self.transport.open_streams,
         )
         quiet_since, opened = monotonic(), self.transport.opened_streams
         while not self._stop_now.is_set() and (now := monotonic()) < deadline:
@@ -250,7 +256,7 @@ class App:
         said = 0.0
         while True:
             await asyncio.sleep(1.0)
-            scraper: Scraper | None = self.feeds.scraper
+            scraper = self.feeds.scraper
             if scraper is None:
                 continue
             state = scraper.state(monotonic())
@@ -266,6 +272,8 @@ class App:
     def _say_started(self) -> None:
         for notice in self._notices:
             log.warning("%s", notice)
+        for notice in self.tracer.notices:
+            log.info("%s", notice)
         log.info(
             "serving ext_proc on port %d (%s), gRPC health on %d, metrics on %d; %d endpoints",
             self.transport.port, "TLS" if self.options.secure_serving else "plain text", self.health_port,

@@ -142,7 +142,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--refresh-prometheus-metrics-interval",), DURATION, 5.0, no_effect="gauges are computed when scraped"),
     Flag(("--metrics-staleness-threshold",), DURATION, 2.0, "older metrics are left out of pool averages"),
     Flag(("--tracing",), BOOL, True, "OpenTelemetry traces, as the OTEL_* variables say"),
-    Flag(("-v", "--v"), LogLevel(), 2, "log level: 0 errors, 1 warnings, 2 information, from 4 debug"),
+    Flag(("-v", "--v"), LogLevel(), 2, "log level: information up to 3, 4 debug (a line a request), from 5 everything; for less --zap-log-level"),
     Flag(("--zap-encoder",), click.Choice(["json", "console"]), None, "log format; by default as the output is"),
     Flag(("--zap-log-level",), str, "", "debug, info, warn, error or a number; wins over -v"),
     Flag(("--zap-devel",), BOOL, False, "console format and level debug"),

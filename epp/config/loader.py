@@ -34,7 +34,8 @@ def load_file(
 def load_preset(name: str = presets.DEFAULT, *, plugin_types: Catalog | None = None) -> Loaded:
     """A built-in configuration. Raises ConfigError for an unknown name."""
     if name not in presets.PRESETS:
-        words = f"unknown preset '{name}'{nearest(name, presets.PRESETS)}"
+        hint = nearest(name, presets.PRESETS) or f"; there are {', '.join(presets.PRESETS)}"
+        words = f"unknown preset '{name}'{hint}"
         raise ConfigError([Problem("--preset", None, (), words)])
     return load_text(presets.PRESETS[name].text, source=f"preset {name}", plugin_types=plugin_types)
 

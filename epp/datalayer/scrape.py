@@ -336,10 +336,6 @@ class Scraper:
         interval_s = self.pace.interval_s
         if interval_s == self._told_interval_s:
             return
-        _log.info(
-            "scraping every %.0f ms: %d endpoints, %.0f us a scrape, %.2f of a core",
-            interval_s * 1e3, len(self._store), self.pace.cost_s * 1e6, self.pace.share,
-        )  # fmt: skip
         self._told_interval_s = interval_s
         self._store.set_scrape_interval(interval_s)
 

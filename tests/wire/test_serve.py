@@ -297,7 +297,7 @@ async def test_a_second_signal_ends_at_once_and_open_files_are_raised(tmp_path: 
                 await call.write(gw.request_body(BODY, end=True))
                 assert (await call.read()).WhichOneof("response") == "request_headers"
                 process.send_signal(signal.SIGTERM)
-                assert any("draining: 1 streams" in line for line in process.stderr)
+                assert any("open streams: 1" in line for line in process.stderr)
                 process.send_signal(signal.SIGTERM)
                 assert await asyncio.to_thread(process.wait, 20) == 0
                 call.cancel()
