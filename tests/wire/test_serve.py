@@ -258,7 +258,7 @@ def test_a_key_behind_a_password_stops_the_start_and_says_why(tmp_path: Path) ->
     path = endpoints_file(tmp_path, "127.0.0.1")
     ended = epp("--endpoints-file", str(path), "--cert-path", str(tmp_path))
     assert ended.returncode == 1
-    assert "epp serve: tls.key cannot be used" in ended.stderr
+    assert "tls.key cannot be used" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
