@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from gateway import Cell, Measured
+    from gateway_cells import Cell, Measured
 
 Ratio = dict[str, float]
 
