@@ -44,22 +44,31 @@ class ModelRestorer:
         new = json.dumps(incoming, ensure_ascii=False).encode("utf-8", "surrogatepass")
         self._patterns = (b'"model":' + name, b'"model": ' + name)
         self._pattern = re.compile(rb'("model": ?)' + re.escape(name))
-        self._new = rb"\g<1>" + new.replace(b"\\", rb"\\")
+        self._new = new
 
     def feed(self, chunk: bytes, last: bool) -> bytes:
         """What goes to the client now; empty when all of it is held back."""
         if self._pattern is None:
             return chunk
         data = self._held + chunk if self._held else chunk
+        done = 0
         if b'"model"' in data:
-            data = self._pattern.sub(self._new, data)
-        kept = 0 if last or data.endswith(b"\n") else self._beginning(data)
+            parts: list[bytes] = []
+            at = 0
+            for found in self._pattern.finditer(data):
+                parts += (data[at : found.start()], found[1], self._new)
+                at = found.end()
+            if parts:
+                written = b"".join(parts)
+                done = len(written)
+                data = written + data[at:]
+        kept = 0 if last or data.endswith(b"\n") else self._beginning(data, done)
         self._held = data[len(data) - kept :] if kept else b""
         return data[: len(data) - kept] if kept else data
 
-    def _beginning(self, data: bytes) -> int:
-        """How many bytes at the end may be the beginning of a name."""
-        at = data.find(b'"', max(0, len(data) - len(self._patterns[1]) + 1))
+    def _beginning(self, data: bytes, done: int) -> int:
+        """How many bytes at the end may be the beginning of a name; the first `done` are names put back."""
+        at = data.find(b'"', max(done, len(data) - len(self._patterns[1]) + 1))
         while at >= 0:
             tail = data[at:]
             if any(pattern.startswith(tail) for pattern in self._patterns):

@@ -71,6 +71,7 @@ FRAGMENTS = st.sampled_from(
 
 @given(st.lists(FRAGMENTS, max_size=10), st.lists(st.integers(0, 60), max_size=8))
 @example([b'"model":"base"'] * 2, [1, 9, 15])
+@example([b'"model":', b'"', b"base", b'"model":"base"'], [])
 def test_names_are_restored_however_the_answer_is_split(fragments: list[bytes], cuts: list[int]) -> None:
     data = b"".join(fragments)
     restorer = ModelRestorer("base", "the \\ alias")
