@@ -252,10 +252,16 @@ class App:
         log.info("stopped")
 
     async def _report(self) -> None:
-        """Scraping's pace, for the metrics page and, where it changed, the log."""
+        """Scraping's pace, for the metrics page and, where it changed, the log; the pool's models by name."""
         said = 0.0
+        shown: object = None
         while True:
             await asyncio.sleep(1.0)
+            models = self.store.snapshot.models
+            if models is not shown:
+                shown = models
+                # Names that clients make up cannot crowd these out of the metrics.
+                self.metrics.pin_models(name for names in models if names for name in names)
             scraper = self.feeds.scraper
             if scraper is None:
                 continue

@@ -8,7 +8,6 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
-from epp.domain.decision import Decision
 from epp.domain.errors import Answer, Refused
 from epp.domain.request import RequestHead
 from epp.domain.snapshot import Floats, Ints, Snapshot
@@ -115,9 +114,3 @@ class Door(Protocol):
 
     def open_answer(self) -> Call:
         """A stream that begins with the answer: its request phase went elsewhere."""
-
-
-class DecisionSink(Protocol):
-    """Keeps decisions for later questions."""
-
-    def record(self, decision: Decision) -> None: ...

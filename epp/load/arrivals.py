@@ -101,12 +101,6 @@ def staged(stages: Sequence[Stage], rng: Random) -> Arrivals:
         began += stage.seconds
 
 
-def timestamps(seconds: Sequence[float], speed: float = 1.0) -> Arrivals:
-    """A recording's own instants, played `speed` times as fast."""
-    for at in seconds:
-        yield at / speed
-
-
 def bounded(arrivals: Arrivals, *, count: int | None = None, seconds: float | None = None) -> Arrivals:
     """At most `count` arrivals, none of them later than `seconds`."""
     for index, at in enumerate(arrivals):

@@ -168,6 +168,16 @@ async def test_several_endpoints_are_a_list_in_header_and_metadata(tmp_path: Pat
         call.cancel()
 
 
+async def test_names_that_clients_make_up_do_not_crowd_out_the_pools_models(tmp_path: Path) -> None:
+    async with running(tmp_path) as app, asyncio.timeout(10):
+        for index in range(1100):
+            app.metrics.request(f"made-up-{index}", "", "", 0)
+        assert app.metrics.request("served", "served", "", 0).key[0] == "other"
+        app.store.set_models(app.store.endpoints[0], frozenset({"served"}), 0.0)
+        while app.metrics.request("served", "served", "", 0).key[0] != "served":
+            await asyncio.sleep(0.01)
+
+
 async def test_draining_keeps_open_streams_and_is_not_ready(tmp_path: Path) -> None:
     async with running(tmp_path) as app, gw.channel(app.transport.port) as channel:
         call = gw.stream(channel)

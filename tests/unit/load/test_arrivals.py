@@ -20,7 +20,6 @@ from epp.load.arrivals import (
     parse,
     poisson,
     staged,
-    timestamps,
 )
 
 WORDS = (
@@ -92,7 +91,6 @@ def test_bounds_and_speed() -> None:
     assert list(bounded(constant(10), count=3)) == [0.0, 0.1, 0.2]
     assert list(bounded(constant(2), seconds=1.2)) == [0.0, 0.5, 1.0]
     assert list(bounded(at_once(), count=2)) == [0, 0]
-    assert list(timestamps([1.0, 4.0], speed=2)) == [0.5, 2.0]
 
 
 @pytest.mark.parametrize(
