@@ -6,7 +6,7 @@ parse -> rewrite -> candidates -> admit -> schedule -> ledger, then the answer's
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,11 +23,10 @@ from epp.domain.endpoint import Endpoint
 from epp.domain.errors import Answer, Reason, Refused, answer_of
 from epp.domain.request import Api, Request, RequestHead, Usage
 from epp.domain.snapshot import Ints, Snapshot
-from epp.domain.views import Clock, Ending, HeaderChange, Route, Verdict
+from epp.domain.views import AnswerHead, AnswerPlan, Clock, Ending, Report, Route, Verdict
 from epp.parsing.body import MODEL_HEADER, rewrite_target
-from epp.parsing.rewrite import ModelRestorer, splice_model
+from epp.parsing.rewrite import splice_model
 from epp.parsing.select import Parsers
-from epp.parsing.usage import AnswerReader, answer_reader
 from epp.scheduling.contract import Cycle
 from epp.scheduling.scheduler import Scheduler
 from epp.scheduling.subset import subset_rows
@@ -143,9 +142,8 @@ class RequestCall:
     """One request; see domain.views.Call for what each method means."""
 
     __slots__ = (
-        "_body_bytes", "_d", "_decision", "_endpoint", "_entry", "_first_at", "_head", "_kept", "_last_at",
-        "_meter", "_over", "_processing_s", "_reader", "_request", "_restorer", "_status", "_streaming",
-        "_subset", "_trace",
+        "_d", "_decision", "_endpoint", "_entry", "_head", "_kept", "_meter", "_over", "_request",
+        "_status", "_streaming", "_subset", "_trace",
     )  # fmt: skip
 
     def __init__(self, director: Director, head: RequestHead) -> None:
@@ -160,15 +158,9 @@ class RequestCall:
         self._kept = 0
         self._entry: Entry | None = None
         self._meter: RequestMeter | None = None
-        self._reader: AnswerReader | None = None
-        self._restorer: ModelRestorer | None = None
         self._trace: Trace = UNTRACED
         self._status = 0
         self._streaming = False
-        self._first_at = 0.0
-        self._last_at = 0.0
-        self._body_bytes = 0
-        self._processing_s = 0.0
         self._over = False
 
     # --- request side -------------------------------------------------------------------------------------
@@ -247,6 +239,7 @@ class RequestCall:
                 set_headers.append(("x-request-id", head.request_id))
             set_headers += trace.headers
         changed = self._rewritten(request, body)
+        restore = (request.target_model, request.model) if changed is not None and request.model else None
         meter = self._meter = d.metrics.request(
             request.model, request.target_model, request.fairness_id, request.priority
         )
@@ -266,6 +259,13 @@ class RequestCall:
             body=changed,
             scores=_scores(decision) if d.settings.emit_scores else None,
             skip_response=request.skip_response,
+            answer=AnswerPlan(
+                api=request.api,
+                stream=request.stream,
+                set=((REASONS_HEADER, headline(decision)),) if d.settings.reasons_header else (),
+                restore=restore,
+                ask=d.scheduler.asks_answers,
+            ),
         )
 
     def _count_prefix(self, cycle: Cycle, decision: Decision) -> None:
@@ -282,36 +282,21 @@ class RequestCall:
             return None
         changed = splice_model(body, request.model_span, request.target_model)
         self._d.metrics.rewritten("header", request.model, request.target_model)
-        if request.model:
-            self._restorer = ModelRestorer(request.target_model, request.model)
         return changed
 
     # --- answer side --------------------------------------------------------------------------------------
 
-    def answer_headers(self, status: int, headers: Mapping[str, str], served: str | None) -> HeaderChange:
+    def answered(self, head: AnswerHead) -> Sequence[tuple[str, str]]:
         d, request, decision = self._d, self._request, self._decision
-        now = d.clock()
-        self._status = status
-        self._last_at = now
-        content_type = headers.get("content-type", "")
-        self._streaming = "text/event-stream" in content_type
-        encoding = headers.get("content-encoding", "")
+        self._status = head.status
+        self._streaming = head.streamed
         if request is None or decision is None:
-            return HeaderChange()
-        self._streaming = self._streaming or request.stream
-        self._reader = answer_reader(request.api, content_type, encoding)
-        self._believe(decision.endpoint, served, status, headers, now)
-        set_headers: Sequence[tuple[str, str]] = d.scheduler.answer_headers(request, decision, served)
+            return ()
+        self._streaming = head.streamed or request.stream
+        self._believe(decision.endpoint, head)
+        more = d.scheduler.answer_headers(request, decision, head.served)
         self._forget()
-        if d.settings.reasons_header:
-            set_headers = [*set_headers, (REASONS_HEADER, headline(decision))]
-        if self._restorer is None:
-            return HeaderChange(set_headers)
-        if encoding not in ("", "identity"):
-            self._restorer = None
-            return HeaderChange(set_headers)
-        # The client's name may be longer or shorter than the target's.
-        return HeaderChange(set_headers, ("content-length",))
+        return more
 
     def _forget(self) -> None:
         """An answer may take an hour: the prompt and the snapshot need not stay so long."""
@@ -321,10 +306,9 @@ class RequestCall:
         if self._request is not None:
             self._request.prompts = ()
 
-    def _believe(
-        self, chosen: Endpoint, served: str | None, status: int, headers: Mapping[str, str], now: float
-    ) -> None:
+    def _believe(self, chosen: Endpoint, head: AnswerHead) -> None:
         """Account to the endpoint that really answered, and judge its health by the status."""
+        served, status = head.served, head.status
         d = self._d
         own = chosen.authority
         answered = d.store.by_authority(served or own)
@@ -340,47 +324,25 @@ class RequestCall:
         if outliers is None or answered is None or not status:
             return
         fault = fault_of(status)
-        local = status >= 400 and _is_local_reply(headers)
+        local = status >= 400 and head.local
         if fault is None:
             if not local:
                 outliers.success(answered.slot)
             return
         if status == 503 and local:
             fault = Fault.CONNECT
-        if outliers.failure(answered.slot, now, fault):
+        if outliers.failure(answered.slot, head.at, fault):
             d.metrics.ejected()
             log.warning("avoiding %s for a while: it answered %d", answered.authority, status)
 
-    def answer_chunk(self, chunk: bytes, last: bool) -> bytes | None:
-        d = self._d
-        began = d.clock()
-        if self._reader is None and self._decision is not None:
-            self._skip_headers()
-        if chunk:
-            if not self._first_at:
-                self._first_at = began
-                if self._entry is not None:
-                    self._entry.first_token()
-            elif self._streaming and self._meter is not None:
-                self._meter.itl.observe(began - self._last_at)
-            self._last_at = began
-            self._body_bytes += len(chunk)
-        if self._reader is not None:
-            self._reader.feed(chunk)
-        changed = self._restorer.feed(chunk, last) if self._restorer is not None else None
-        self._processing_s += d.clock() - began
-        return changed
+    def first_token(self, at: float) -> None:
+        if self._entry is not None:
+            self._entry.first_token()
+        if self._decision is not None:  # the answer's headers were not shown to us
+            self._streaming = self._request is not None and self._request.stream
+            self._forget()
 
-    def _skip_headers(self) -> None:
-        """Envoy was told to skip the answer's headers: its kind must be guessed, and its length stands."""
-        request = self._request
-        if request is not None:
-            self._reader = answer_reader(request.api, "", "")
-            self._streaming = request.stream
-        self._restorer = None
-        self._forget()
-
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: Ending, report: Report) -> None:
         if self._over:
             return
         self._over = True
@@ -389,40 +351,32 @@ class RequestCall:
             self._entry.end()
         self._forget()
         d.metrics.ended(ending)
-        usage = self._reader.finish() if self._reader is not None else None
         if request is not None and endpoint is not None:
-            self._account(request, endpoint, usage)
-        if self._processing_s:
-            d.metrics.answer_processing.observe(self._processing_s)
-        self._trace.end(ending, status=self._status or None, usage=usage)
+            self._account(request, endpoint, report)
+        if report.processing_s:
+            d.metrics.answer_processing.observe(report.processing_s)
+        self._trace.end(ending, status=self._status or None, usage=report.usage)
 
-    def _account(self, request: Request, endpoint: Endpoint, usage: Usage | None) -> None:
-        d, received_at = self._d, self._head.received_at
-        usage = usage or Usage()
+    def _account(self, request: Request, endpoint: Endpoint, report: Report) -> None:
+        d, received_at, meter = self._d, self._head.received_at, self._meter
+        usage = report.usage or Usage()
         if usage.completion_tokens is not None:
             d.outputs.saw(request.target_model, usage.completion_tokens)
-        if self._reader is not None and self._reader.response_id and self._status < 300:
-            d.homes.remember(self._reader.response_id, endpoint.key)
-        if self._meter is None:
+        if report.response_id and self._status < 300:
+            d.homes.remember(report.response_id, endpoint.key)
+        if meter is None:
             return
-        self._meter.finished(
+        if report.gaps:
+            meter.itl.add_counts(report.gaps, report.gaps_s)
+        meter.finished(
             d.clock() - received_at,
             streaming=self._streaming,
-            ttft_s=self._first_at - received_at if self._first_at else None,
-            response_bytes=self._body_bytes if self._status else None,
+            ttft_s=report.first_at - received_at if report.first_at else None,
+            response_bytes=report.body_bytes if self._status else None,
             input_tokens=usage.prompt_tokens,
             output_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
         )
-
-
-_ENGINES_OWN = ("date", "server", "x-envoy-upstream-service-time", "x-envoy-overloaded")
-"""On every answer of a model server that came through, or on Envoy's own about its own limits."""
-
-
-def _is_local_reply(headers: Mapping[str, str]) -> bool:
-    """Envoy's own answer, because the model server gave none."""
-    return not any(name in headers for name in _ENGINES_OWN)
 
 
 def _scores(decision: Decision) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 
 import numpy as np
 from msgspec import Struct
@@ -30,6 +30,15 @@ class Api(StrEnum):
     """Nothing of the body is known (passthrough, bodiless requests)."""
 
 
+class AnswerView(Enum):
+    """Whether the gateway sends us the answer's body."""
+
+    ALWAYS = auto()
+    CHOICE = auto()
+    """Unless we tell it, with the answer's headers, that it need not."""
+    NEVER = auto()
+
+
 class RequestHead(Struct, frozen=True):
     """What is known when the headers have come. Names are lower case; of repeated ones the last counts."""
 
@@ -43,6 +52,7 @@ class RequestHead(Struct, frozen=True):
     has_body: bool = True
     subset: tuple[str, ...] | None = None
     """Endpoints (ip or ip:port) that the gateway allows; None when it did not say."""
+    answer_view: AnswerView = AnswerView.ALWAYS
 
 
 @dataclass(frozen=True, slots=True)

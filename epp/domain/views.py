@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 from msgspec import Struct
 
 from epp.domain.errors import Answer, Refused
-from epp.domain.request import RequestHead
+from epp.domain.request import Api, RequestHead, Usage
 from epp.domain.snapshot import Floats, Ints, Snapshot
 
 Clock: TypeAlias = Callable[[], float]
@@ -55,6 +55,23 @@ class Ending(StrEnum):
     """We were shutting down and the deadline passed."""
 
 
+class AnswerPlan(Struct, frozen=True):
+    """What the door does with the model server's answer by itself, so that nobody need be asked meanwhile."""
+
+    api: Api = Api.OPAQUE
+    """How usage is read out of it."""
+    stream: bool = False
+    """The client asked for a streamed answer."""
+    set: Sequence[tuple[str, str]] = ()
+    """Headers to set on it."""
+    restore: tuple[str, str] | None = None
+    """(name in the answer, name to write in its place), where the model was rewritten."""
+    ask: bool = False
+    """What `Call.answered` returns is set too, whoever served; without it only where another endpoint did."""
+    observe: bool = True
+    """False: the gateway need not send the answer's body, if its modes leave that open."""
+
+
 class Route(Struct, frozen=True):
     """The director's yes: what the door tells Envoy."""
 
@@ -69,16 +86,48 @@ class Route(Struct, frozen=True):
     """By `ip:port`, for `x-gateway-destination-endpoint-scores`; None for none."""
     skip_response: bool = False
     """End the stream after the request phase."""
+    answer: AnswerPlan = AnswerPlan()
 
 
 Verdict: TypeAlias = Route | Answer
 
 
-class HeaderChange(Struct, frozen=True):
-    """What to change in the model server's headers."""
+class AnswerHead(Struct, frozen=True):
+    """What the answer's headers tell."""
 
-    set: Sequence[tuple[str, str]] = ()
-    remove: Sequence[str] = ()
+    status: int
+    """0 when they do not tell one."""
+    at: float
+    """Monotonic seconds."""
+    served: str | None = None
+    """The `ip:port` that the gateway says it used."""
+    streamed: bool = False
+    """The content is an event stream."""
+    encoded: bool = False
+    """The content is compressed."""
+    local: bool = False
+    """The gateway's own answer, because the model server gave none."""
+
+
+class Report(Struct, frozen=True):
+    """What was seen of an answer's body."""
+
+    observed: bool = False
+    """Its body came by; else the rest is empty."""
+    override_ignored: bool = False
+    """The body came although the gateway was told that it need not send it."""
+    first_at: float = 0.0
+    """Of the first piece of body, monotonic seconds; 0 for none."""
+    last_at: float = 0.0
+    body_bytes: int = 0
+    usage: Usage | None = None
+    response_id: str = ""
+    gaps: Sequence[int] = ()
+    """Pauses between pieces of a streamed answer, counted by the buckets ITL_S and one above; or empty."""
+    gaps_s: float = 0.0
+    """Their sum."""
+    processing_s: float = 0.0
+    """Spent by us on the body's pieces."""
 
 
 class Call(Protocol):
@@ -97,13 +146,15 @@ class Call(Protocol):
         """With the whole body (empty for none); `truncated` when the gateway sent only a first part, or
         nothing because it routes at the headers. An awaitable when the request has to wait."""
 
-    def answer_headers(self, status: int, headers: Mapping[str, str], served: str | None) -> HeaderChange:
-        """At the model server's headers. `served` is the `ip:port` that the gateway says it used."""
+    def answered(self, head: AnswerHead) -> Sequence[tuple[str, str]]:
+        """The answer's headers have come. Returns headers to set besides the plan's; the door waits for them
+        only where the plan says so or another endpoint served than the first one named. Otherwise it may
+        tell this late, but before the next decision and before `end`."""
 
-    def answer_chunk(self, chunk: bytes, last: bool) -> bytes | None:
-        """At every piece of the answer: None to pass it on as it is, else what is sent instead."""
+    def first_token(self, at: float) -> None:
+        """The answer's body has begun; as late as `answered`, and left out where `end` comes as soon."""
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: Ending, report: Report) -> None:
         """The stream is over. Frees whatever the request held; safe to call again."""
 
 

@@ -48,6 +48,8 @@ class HeadersReply(Struct, frozen=True):
     remove: Sequence[str] = ()
     target: Target | None = None
     """Set on the reply that routes; then the route cache is cleared too."""
+    skip_body: bool = False
+    """Of an answer: its body need not be sent to us, only its trailers."""
 
 
 class BodyReply(Struct, frozen=True):
@@ -90,4 +92,10 @@ class Fail(Struct, frozen=True):
     message: str
 
 
-Action: TypeAlias = HeadersReply | BodyReply | StreamedReply | TrailersReply | Immediate | Close | Fail
+class Cut(Struct, frozen=True):
+    """End the stream with UNAVAILABLE: our own will, after the answer had begun. Envoy resets the client's."""
+
+    message: str
+
+
+Action: TypeAlias = HeadersReply | BodyReply | StreamedReply | TrailersReply | Immediate | Close | Fail | Cut

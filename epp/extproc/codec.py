@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from envoy.config.core.v3 import base_pb2
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from google.protobuf import struct_pb2
 
@@ -117,6 +118,9 @@ def encode(action: Action) -> pb.ProcessingResponse | None:
             common.clear_route_cache = True
         target = action.target
         headers.SetInParent()
+        if action.skip_body:
+            response.mode_override.response_body_mode = ProcessingMode.NONE
+            response.mode_override.response_trailer_mode = ProcessingMode.SEND
     elif isinstance(action, BodyReply):
         body = response.request_body if action.side is Side.REQUEST else response.response_body
         common = body.response

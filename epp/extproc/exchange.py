@@ -18,14 +18,15 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from epp.domain.errors import Answer, Reason, Refused
-from epp.domain.request import RequestHead
-from epp.domain.views import Call, Clock, Door, Ending, Route, Verdict
+from epp.domain.request import AnswerView, RequestHead
+from epp.domain.views import AnswerPlan, Call, Clock, Door, Ending, Report, Route, Verdict
 from epp.extproc.actions import (
     BODY_LIMIT_BYTES,
     Action,
     BodyMode,
     BodyReply,
     Close,
+    Cut,
     Fail,
     Fields,
     HeadersReply,
@@ -35,6 +36,7 @@ from epp.extproc.actions import (
     Target,
     TrailersReply,
 )
+from epp.extproc.answer import AnswerWatch, head_of
 from epp.extproc.messages import AnswerState, Budget, Message, Piece, RequestState
 from epp.parsing.select import request_path
 
@@ -52,8 +54,9 @@ class Exchange:
 
     __slots__ = (
         "_answer_left", "_bodies_owed", "_budget", "_call", "_clock", "_door", "_failed", "_gathered",
-        "_headers_owed", "_held", "_max_body_bytes", "_new_id", "_out", "_pieces", "_refused", "_skipped",
-        "_trailers_owed", "answer", "answer_mode", "pending", "request", "request_mode",
+        "_headers_owed", "_held", "_max_body_bytes", "_new_id", "_out", "_overridden", "_pieces", "_plan",
+        "_refused", "_skipped", "_target", "_trailers_owed", "_watch", "answer", "answer_mode", "pending",
+        "request", "request_mode",
     )  # fmt: skip
 
     def __init__(
@@ -89,6 +92,12 @@ class Exchange:
         self._answer_left = 0
         """Bytes that content-length still promises; 0 where it promised none."""
         self._held = b""
+        self._plan = AnswerPlan()
+        self._target = ""
+        """`ip:port` of the first endpoint that was named."""
+        self._watch: AnswerWatch | None = None
+        self._overridden = False
+        """Envoy was told that it need not send the answer's body, and has not done so yet."""
 
     @property
     def waits_for_request(self) -> bool:
@@ -129,6 +138,19 @@ class Exchange:
             self._immediate(self._opened().refuse(refused))
         return self._taken()
 
+    def abort(self, answer: Answer) -> list[Action]:
+        """We end a request that was let in: by this answer, or by a reset where its own has begun."""
+        if self.request is RequestState.CLOSED:
+            return []
+        if self.answer is AnswerState.NONE:
+            self._immediate(answer)
+        else:
+            self.request = RequestState.CLOSED
+            self._failed = True
+            self._out.append(Cut("the request was aborted"))
+        self.pending = None
+        return self._taken()
+
     def over(self, *, drained: bool = False) -> Ending | None:
         """The stream ended: half-closed, reset or cut off by us. None when there was nothing to end."""
         self._let_go()
@@ -138,7 +160,8 @@ class Exchange:
         if call is None:
             return None
         ending = Ending.DRAINED if drained else self._ending()
-        call.end(ending)
+        watch, self._watch = self._watch, None
+        call.end(ending, Report() if watch is None else watch.report())
         return ending
 
     def _taken(self) -> list[Action]:
@@ -153,7 +176,7 @@ class Exchange:
             return Ending.REFUSED
         if self._skipped or self.answer in (AnswerState.DONE, AnswerState.OVER):
             return Ending.NATURAL
-        if self.answer is AnswerState.BODY and self.answer_mode is BodyMode.NONE:
+        if self.answer is AnswerState.BODY and (self._overridden or self.answer_mode is BodyMode.NONE):
             # Without answer bodies, the reset at the end of the request is all there is to see.
             return Ending.NATURAL
         return Ending.CLIENT_DISCONNECT
@@ -240,6 +263,8 @@ class Exchange:
         if isinstance(verdict, Answer):
             return self._immediate(verdict)
         self.request = RequestState.PASS
+        self._plan = verdict.answer
+        self._target = verdict.destination.partition(",")[0]
         set_headers: Fields = [(DESTINATION, verdict.destination), *verdict.set_headers]
         remove: Sequence[str] = verdict.remove_headers
         target: Target | None = Target(verdict.destination, verdict.scores)
@@ -285,25 +310,43 @@ class Exchange:
     # --- answer side --------------------------------------------------------------------------------------
 
     def _answer_headers(self, piece: Piece) -> None:
-        call = self._begin_answer()
+        call, watch = self._begin_answer()
+        plan = self._plan
         headers = piece.headers or {}
-        status = headers.get(":status", "")
-        known = len(status) == 3 and status.isascii() and status.isdigit()
-        change = call.answer_headers(int(status) if known else 0, headers, piece.served)
-        self._out.append(HeadersReply(Side.ANSWER, change.set, change.remove))
+        head = head_of(headers, piece.served, self._clock())
+        watch.headers(headers, head)
+        more = call.answered(head)
+        set_headers = plan.set
+        if more and (plan.ask or (head.served and head.served != self._target)):
+            set_headers = [*set_headers, *more]
+        # Without a body there is nothing to leave out.
+        self._overridden = not plan.observe and not piece.end_of_stream and self._may_skip_body()
+        remove = (_CONTENT_LENGTH,) if watch.changes_length else ()
+        self._out.append(HeadersReply(Side.ANSWER, set_headers, remove, skip_body=self._overridden))
         length = headers.get(_CONTENT_LENGTH, "")
         if length.isascii() and length.isdigit() and len(length) < _LENGTH_DIGITS:
             self._answer_left = int(length)
         if piece.end_of_stream:
             self.answer = AnswerState.DONE
-            call.answer_chunk(b"", True)
+
+    def _may_skip_body(self) -> bool:
+        """Envoy takes no override where a body is full duplex."""
+        return self.answer_mode is BodyMode.STREAMED and self.request_mode not in (
+            BodyMode.FULL_DUPLEX,
+            BodyMode.UNKNOWN,
+        )
 
     def _answer_body(self, piece: Piece) -> None:
-        call = self._begin_answer()
+        call, watch = self._begin_answer()
+        if self._overridden:
+            self._overridden = False
+            watch.override_ignored = True
         # These are one message, which need not carry end_of_stream: trailers, or the rest of a body over
         # Envoy's limit, may follow.
         last = piece.end_of_stream or self.answer_mode in (BodyMode.BUFFERED, BodyMode.BUFFERED_PARTIAL)
-        changed = call.answer_chunk(piece.data, last)
+        changed, first = watch.chunk(piece.data, last)
+        if first:
+            call.first_token(self._clock())
         if self.answer_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN):
             self._echo_answer(self._held + (piece.data if changed is None else changed), piece, last)
         else:
@@ -334,15 +377,15 @@ class Exchange:
             self._out.append(BodyReply(Side.ANSWER))
 
     def _answer_trailers(self, piece: Piece) -> None:
-        call = self._begin_answer()
+        _, watch = self._begin_answer()
         if self.answer is AnswerState.BODY:
-            held_back = self._held + (call.answer_chunk(b"", True) or b"")
+            held_back = self._held + (watch.flush() or b"")
             if held_back and self.answer_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN):
                 self._out += [StreamedReply(Side.ANSWER, part, False) for part in _split([held_back])]
         self._out.append(TrailersReply(Side.ANSWER))
         self.answer = AnswerState.OVER
 
-    def _begin_answer(self) -> Call:
+    def _begin_answer(self) -> tuple[Call, AnswerWatch]:
         if self.answer is AnswerState.NONE:
             self.answer = AnswerState.BODY
             if self._call is None:
@@ -352,7 +395,10 @@ class Exchange:
                 self.request = RequestState.OVERTAKEN
                 self.pending = None
                 self._let_go()
-        return self._opened()
+            self._watch = AnswerWatch(self._plan, self._clock)
+        watch = self._watch
+        assert watch is not None
+        return self._opened(), watch
 
     # --- both ---------------------------------------------------------------------------------------------
 
@@ -366,9 +412,15 @@ class Exchange:
             received_at=self._clock(),
             has_body=not (piece.end_of_stream and piece.headers is not None),
             subset=piece.subset,
+            answer_view=self._answer_view(),
         )
         self._call = self._door.open(head)
         return self._call
+
+    def _answer_view(self) -> AnswerView:
+        if self.answer_mode is BodyMode.NONE:
+            return AnswerView.NEVER
+        return AnswerView.CHOICE if self._may_skip_body() else AnswerView.ALWAYS
 
     def _opened(self) -> Call:
         if self._call is None:

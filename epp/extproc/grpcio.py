@@ -15,7 +15,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
 from epp.domain.errors import Reason, Refused
 from epp.domain.views import Clock, Door, Ending
-from epp.extproc.actions import Action, Close, Fail, StreamedReply
+from epp.extproc.actions import Action, Close, Cut, Fail, StreamedReply
 from epp.extproc.codec import decode, encode
 from epp.extproc.exchange import Exchange
 from epp.extproc.messages import Budget
@@ -211,7 +211,7 @@ class GrpcioTransport:
             drained = self._clock() >= self._cut_off_at
             raise
         except grpc.aio.AbortError:
-            code = "DEADLINE_EXCEEDED" if stream.timed_out else "INVALID_ARGUMENT"
+            code = context.code().name
             raise
         except grpc.aio.InternalError:
             # What we were sending could not be sent: the gateway has reset the stream meanwhile.
@@ -297,6 +297,8 @@ class GrpcioTransport:
                 await self._abort(context, action.message)
             elif isinstance(action, Close):
                 return True
+            elif isinstance(action, Cut):
+                await context.abort(grpc.StatusCode.UNAVAILABLE, action.message)
         return False
 
     async def _send_body(self, context: Context, actions: Sequence[Action]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -49,6 +49,8 @@ class ApproximatePrefixParameters(
 
 class ApproximatePrefix:
     """Hashes the prompt once, matches it over all endpoints at once, learns from every choice."""
+
+    only_elsewhere: ClassVar = True
 
     def __init__(self, parameters: ApproximatePrefixParameters, name: str = APPROXIMATE_PREFIX) -> None:
         self._p = parameters

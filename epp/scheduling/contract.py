@@ -99,7 +99,11 @@ class AnswerObserver(Protocol):
     def answer_headers(
         self, request: Request, decision: Decision, served: str | None
     ) -> Sequence[tuple[str, str]]:
-        """Answer headers to set. `served` is the `ip:port` that the gateway says it used, if it says."""
+        """Answer headers to set. `served` is the `ip:port` that the gateway says it used, if it says.
+
+        A plugin with a true attribute `only_elsewhere` is content to be asked late, and its headers count
+        only where another endpoint served than the one chosen; the door need not hold the answer for it.
+        """
 
 
 @runtime_checkable

@@ -71,6 +71,7 @@ class Scheduler:
         self._mutators: list[Named[RequestMutator]] = []
         self._answerers: list[Named[AnswerObserver]] = []
         self._estimators: list[Named[OutputEstimator]] = []
+        self._asks = False
         for step in self.plugins:
             name, type_name, plugin = step.name, step.type_name, step.plugin
             if isinstance(plugin, Producer):
@@ -81,8 +82,14 @@ class Scheduler:
                 self._mutators.append(Named(name, type_name, plugin))
             if isinstance(plugin, AnswerObserver):
                 self._answerers.append(Named(name, type_name, plugin))
+                self._asks = self._asks or not getattr(plugin, "only_elsewhere", False)
             if isinstance(plugin, OutputEstimator):
                 self._estimators.append(Named(name, type_name, plugin))
+
+    @property
+    def asks_answers(self) -> bool:
+        """A plugin sets headers on answers, whoever served them."""
+        return self._asks
 
     def schedule(
         self, request: Request, snapshot: Snapshot, candidates: Ints, *, now: float, seed: int

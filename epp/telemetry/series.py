@@ -6,7 +6,7 @@ Written for the request path: an observation is one bisect and two additions. No
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from epp.telemetry import table
@@ -37,8 +37,12 @@ class Histogram:
         self.total += value
 
     def add(self, other: Histogram) -> None:
-        self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
-        self.total += other.total
+        self.add_counts(other.counts, other.total)
+
+    def add_counts(self, counts: Sequence[int], total: float) -> None:
+        """What somebody else counted by the same bounds."""
+        self.counts = [mine + theirs for mine, theirs in zip(self.counts, counts, strict=True)]
+        self.total += total
 
     @property
     def count(self) -> int:
@@ -95,7 +99,7 @@ class RequestMeter:
         self.ttft_streaming = Histogram(table.TTFT.bounds)
         self.tpot = Histogram(table.TPOT.bounds)
         self.itl = Histogram(table.ITL.bounds)
-        """For the door: `meter.itl.observe(gap_s)` at every chunk of a streamed answer after the first."""
+        """Pauses between the pieces of streamed answers."""
 
     @property
     def requests(self) -> int:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from epp.domain.errors import Answer, Refused, answer_of
 from epp.domain.request import RequestHead
-from epp.domain.views import Ending, HeaderChange, Route, Verdict
+from epp.domain.views import AnswerHead, AnswerPlan, Ending, Report, Route, Verdict
+
+ROUTE = Route("10.0.0.1:8000", answer=AnswerPlan(ask=True))
+"""Asks, so that what the call answers is seen to arrive."""
 
 
 @dataclass
@@ -17,10 +20,9 @@ class FakeCall:
     body: bytes | None = None
     truncated: bool = False
     subset: tuple[str, ...] | None = None
-    status: int | None = None
-    served: str | None = None
-    answer: bytes = b""
-    lasts: int = 0
+    answer_head: AnswerHead | None = None
+    first_tokens: int = 0
+    report: Report | None = None
     endings: list[Ending] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
 
@@ -39,26 +41,24 @@ class FakeCall:
         self.body, self.truncated = body, truncated
         return self.door.verdict(self)
 
-    def answer_headers(self, status: int, headers: Mapping[str, str], served: str | None) -> HeaderChange:
-        assert self.status is None
-        self.status, self.served = status, served
-        return HeaderChange(set=(("x-seen", "1"),))
+    def answered(self, head: AnswerHead) -> Sequence[tuple[str, str]]:
+        assert self.answer_head is None
+        self.answer_head = head
+        return (("x-seen", "1"),)
 
-    def answer_chunk(self, chunk: bytes, last: bool) -> bytes | None:
+    def first_token(self, at: float) -> None:
         assert not self.endings
-        self.answer += chunk
-        self.lasts += last
-        return self.door.change(chunk, last)
+        self.first_tokens += 1
 
-    def end(self, ending: Ending) -> None:
+    def end(self, ending: Ending, report: Report) -> None:
         self.endings.append(ending)
+        self.report = report
 
 
 @dataclass
 class FakeDoor:
-    verdict: Callable[[FakeCall], Verdict | Awaitable[Verdict]] = lambda call: Route("10.0.0.1:8000")
+    verdict: Callable[[FakeCall], Verdict | Awaitable[Verdict]] = lambda call: ROUTE
     early: Refused | None = None
-    change: Callable[[bytes, bool], bytes | None] = lambda chunk, last: None
     calls: list[FakeCall] = field(default_factory=list)
 
     def open(self, head: RequestHead) -> FakeCall:

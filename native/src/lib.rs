@@ -1,0 +1,3 @@
+//! The compiled ext_proc transport: bytes here, meaning in Python.
+
+pub mod types;
