@@ -93,7 +93,7 @@ class Fail(Struct, frozen=True):
 
 
 class Cut(Struct, frozen=True):
-    """End the stream with UNAVAILABLE: our own will, after the answer had begun. Envoy resets the client's."""
+    """End the stream with UNAVAILABLE, after the answer had begun: Envoy resets the client's."""
 
     message: str
 
