@@ -3,12 +3,12 @@
 # make bench  the gateway benchmark: plain Envoy, a logic-free picker, epp
 # make lock   resolve the dependencies again
 .DELETE_ON_ERROR:
-.PHONY: demo test lint types layers unit bench lock setup clean
+.PHONY: demo test lint types layers native unit bench lock setup clean
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
 
-setup: $(VENV)/.ready
+setup: $(VENV)/.native
 
 $(VENV)/bin/uv:
 	@py=$$(.ci/find-python) && echo "using $$py" && "$$py" -m venv $(VENV)
@@ -19,10 +19,15 @@ $(VENV)/.ready: $(VENV)/bin/uv pyproject.toml requirements.lock
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-demo: $(VENV)/.ready
+# The compiled transport, where cargo exists. Cargo itself decides what has changed.
+$(VENV)/.native: $(VENV)/.ready $(wildcard native/src/*.rs native/src/*/*.rs) native/Cargo.toml native/Cargo.lock native/pyproject.toml
+	@.ci/build-native $(VENV)
+	@touch $@
+
+demo: $(VENV)/.native
 	@$(BIN)/epp demo $(ARGS)
 
-test: lint types layers unit
+test: lint types layers native unit
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
@@ -34,10 +39,14 @@ types: $(VENV)/.ready
 layers: $(VENV)/.ready
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.ready
+# Rust's own checks, where cargo exists; they need no Python.
+native:
+	@if command -v cargo >/dev/null 2>&1; then .ci/test-native; else echo "cargo was not found: the compiled transport is not tested"; fi
+
+unit: $(VENV)/.native
 	$(BIN)/pytest -q -n auto --dist loadfile $(ARGS)
 
-bench: $(VENV)/.ready
+bench: $(VENV)/.native
 	$(BIN)/python bench/gateway.py $(ARGS)
 
 lock: $(VENV)/bin/uv

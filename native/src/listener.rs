@@ -1,0 +1,143 @@
+//! Connections: accepting, TLS, HTTP/2's settings, keepalive, and which call a request is.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{self, Connection, SendResponse};
+use h2::{Ping, Reason, RecvStream};
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+
+use crate::health;
+use crate::io::{Core, Phase};
+use crate::stream::{Stream, response_head, trailers};
+
+const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A gateway whose machine is gone says nothing: find out, and free what its streams hold.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// What a stream that nobody reads may hold.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// Streams that nobody reads must not stop the others of their connection.
+const CONNECTION_WINDOW: u32 = 1 << 30;
+/// Received frames: Envoy sends long bodies in fewer, where we allow it.
+const FRAME_BYTES: u32 = 64 << 10;
+const SEND_BUFFER: usize = 1 << 20;
+const UNIMPLEMENTED: u32 = 12;
+
+pub async fn accept(core: Rc<Core>, socket: TcpListener, tls: Option<TlsAcceptor>) {
+    loop {
+        match socket.accept().await {
+            Ok((peer, _)) => {
+                spawn_local(connect(core.clone(), peer, tls.clone()));
+            }
+            Err(error) => {
+                // No file descriptor left, as a rule; a pause, else this would spin.
+                core.warn(format!("a connection could not be accepted: {error}"));
+                sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+async fn connect(core: Rc<Core>, peer: TcpStream, tls: Option<TlsAcceptor>) {
+    let _ = peer.set_nodelay(true);
+    let Some(acceptor) = tls else { return converse(core, peer).await };
+    match timeout(HANDSHAKE, acceptor.accept(peer)).await {
+        Ok(Ok(secured)) => converse(core, secured).await,
+        _ => core.counts.handshake_failed(),
+    }
+}
+
+async fn converse<T: AsyncRead + AsyncWrite + Unpin>(core: Rc<Core>, peer: T) {
+    // Gateways may reset many streams at once, before we have looked at them, and that is no attack: the
+    // number of streams is limited elsewhere.
+    let many = core.options.max_streams.saturating_mul(2).clamp(1024, 1 << 24);
+    let handshake = server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME_BYTES)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_header_list_size(64 << 10)
+        .max_concurrent_streams(u32::try_from(many).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(many)
+        .max_local_error_reset_streams(None)
+        .handshake::<T, Bytes>(peer);
+    let Ok(Ok(mut connection)) = timeout(HANDSHAKE, handshake).await else {
+        core.counts.handshake_failed();
+        return;
+    };
+    core.counts.connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    serve(&core, &mut connection).await;
+    core.counts.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
+}
+
+async fn serve<T: AsyncRead + AsyncWrite + Unpin>(core: &Rc<Core>, connection: &mut Connection<T, Bytes>) {
+    let mut phase = core.phase.subscribe();
+    let mut pings = connection.ping_pong();
+    let mut asked = false; // a ping is on its way
+    let mut next = Instant::now() + KEEPALIVE;
+    loop {
+        tokio::select! {
+            biased;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => dispatch(core, request, respond),
+                Some(Err(_)) | None => return,
+            },
+            () = sleep_until(next) => {
+                let Some(pings) = pings.as_mut() else { return };
+                if asked || pings.send_ping(Ping::opaque()).is_err() {
+                    connection.abrupt_shutdown(Reason::NO_ERROR);
+                    let _ = timeout(Duration::from_secs(1), std::future::poll_fn(|cx| connection.poll_closed(cx))).await;
+                    return;
+                }
+                asked = true;
+                next = Instant::now() + KEEPALIVE_TIMEOUT;
+            }
+            pong = pong(&mut pings), if asked => {
+                if pong.is_err() {
+                    return;
+                }
+                asked = false;
+                next = Instant::now() + KEEPALIVE;
+            }
+            changed = phase.changed() => {
+                if changed.is_err() || *phase.borrow_and_update() == Phase::Over {
+                    // Streams have ended or were reset: send that, and close.
+                    connection.graceful_shutdown();
+                    let closed = std::future::poll_fn(|cx| connection.poll_closed(cx));
+                    let _ = timeout(Duration::from_millis(50), closed).await;
+                    return;
+                }
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn pong(pings: &mut Option<h2::PingPong>) -> Result<(), h2::Error> {
+    match pings {
+        Some(pings) => std::future::poll_fn(|cx| pings.poll_pong(cx)).await.map(|_| ()),
+        None => std::future::pending().await,
+    }
+}
+
+fn dispatch(core: &Rc<Core>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let path = request.uri().path();
+    if path == PROCESS {
+        let stream = Stream::open(core.clone(), respond);
+        spawn_local(stream.run(request.into_body()));
+    } else if core.options.health_checking
+        && let Some(call) = health::call(path)
+    {
+        spawn_local(health::answer(core.clone(), call, request.into_body(), respond));
+    } else if let Ok(mut send) = respond.send_response(response_head(), false) {
+        let _ = send.send_trailers(trailers(UNIMPLEMENTED, "no such method"));
+    }
+}

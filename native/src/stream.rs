@@ -1,0 +1,539 @@
+//! One ext_proc stream: moves messages between HTTP/2 and the exchange, with backpressure both ways.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Bytes, BytesMut};
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, HeaderValue, Response};
+
+use crate::exchange::{Close, Exchange, Out};
+use crate::handoff::{Down, Up};
+use crate::inbox::{Broken, Inbox};
+use crate::io::Core;
+use crate::proto;
+use crate::types::{Ending, Event, Limit, Verdict};
+
+/// More than this waits to be sent: read no further messages.
+const QUEUED_BYTES: usize = 256 << 10;
+/// Shorter pieces are sent together in one DATA frame.
+const SMALL_BYTES: usize = 4096;
+/// Asked of HTTP/2's flow control at once.
+const RESERVED_BYTES: usize = 1 << 20;
+
+const INVALID_ARGUMENT: u32 = 3;
+const DEADLINE_EXCEEDED: u32 = 4;
+const RESOURCE_EXHAUSTED: u32 = 8;
+const UNIMPLEMENTED: u32 = 12;
+const INTERNAL: u32 = 13;
+
+fn code_name(code: u32) -> &'static str {
+    match code {
+        0 => "OK",
+        INVALID_ARGUMENT => "INVALID_ARGUMENT",
+        DEADLINE_EXCEEDED => "DEADLINE_EXCEEDED",
+        RESOURCE_EXHAUSTED => "RESOURCE_EXHAUSTED",
+        UNIMPLEMENTED => "UNIMPLEMENTED",
+        INTERNAL => "INTERNAL",
+        14 => "UNAVAILABLE",
+        _ => "UNKNOWN",
+    }
+}
+
+pub fn response_head() -> Response<()> {
+    let mut response = Response::new(());
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// gRPC's percent-encoding of a status message.
+pub fn trailers(code: u32, message: &str) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert("grpc-status", HeaderValue::from(code));
+    if !message.is_empty() {
+        let mut text = String::with_capacity(message.len());
+        for byte in message.bytes() {
+            match byte {
+                b' '..=b'~' if byte != b'%' => text.push(char::from(byte)),
+                _ => text.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        if let Ok(value) = HeaderValue::try_from(text) {
+            trailers.insert("grpc-message", value);
+        }
+    }
+    trailers
+}
+
+struct State {
+    exchange: Exchange,
+    out: Out,
+    inbox: Inbox,
+    respond: SendResponse<Bytes>,
+    send: Option<SendStream<Bytes>>,
+    queue: VecDeque<Bytes>,
+    queued_bytes: usize,
+    close: Option<Close>,
+    /// The peer has said all.
+    heard: bool,
+    modes_known: bool,
+    ended: bool,
+    /// How the request ended, once it has.
+    ending: Option<Ending>,
+    decide_at: f64,
+    answered: Option<u64>,
+    first_token: Option<u64>,
+}
+
+pub struct Stream {
+    id: u64,
+    core: Rc<Core>,
+    began_at: f64,
+    progress_at: std::cell::Cell<f64>,
+    state: RefCell<State>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Stream {
+    pub fn open(core: Rc<Core>, respond: SendResponse<Bytes>) -> Rc<Stream> {
+        let now = core.now();
+        let id = core.new_id();
+        let crowded = core.streams.borrow().len() >= core.options.max_streams;
+        core.counts.stream_opened();
+        let stream = Rc::new(Stream {
+            id,
+            began_at: now,
+            progress_at: std::cell::Cell::new(now),
+            state: RefCell::new(State {
+                exchange: Exchange::new(core.limits.clone(), core.budget.clone()),
+                out: Out::default(),
+                inbox: Inbox::new(core.options.max_message_bytes),
+                respond,
+                send: None,
+                queue: VecDeque::new(),
+                queued_bytes: 0,
+                close: None,
+                heard: false,
+                modes_known: false,
+                ended: false,
+                ending: None,
+                decide_at: 0.0,
+                answered: None,
+                first_token: None,
+            }),
+            waker: RefCell::new(None),
+            core,
+        });
+        stream.core.streams.borrow_mut().insert(id, stream.clone());
+        if crowded {
+            let text = format!("more than {} requests are open", stream.core.options.max_streams);
+            stream.act(|state, now| state.exchange.limit(Limit::TooManyStreams, text, now, &mut state.out));
+        }
+        stream
+    }
+
+    /// Runs the stream to its end.
+    pub async fn run(self: Rc<Self>, mut recv: RecvStream) {
+        std::future::poll_fn(|cx| {
+            let polled = catch_unwind(AssertUnwindSafe(|| self.poll(cx, &mut recv)));
+            polled.unwrap_or_else(|_| {
+                self.fault();
+                Poll::Ready(())
+            })
+        })
+        .await;
+    }
+
+    /// A reply of Python's.
+    pub fn reply(&self, down: Down) {
+        let done = catch_unwind(AssertUnwindSafe(|| {
+            self.act(|state, now| {
+                let out = &mut state.out;
+                match down {
+                    Down::Verdict(_, verdict) => {
+                        if state.decide_at > 0.0 {
+                            self.core.counts.handed_off(now - state.decide_at);
+                            state.decide_at = 0.0;
+                        }
+                        match verdict {
+                            Verdict::Refuse(refusal) if !state.exchange.deciding() => {
+                                state.exchange.refused(refusal, now, out);
+                            }
+                            verdict => state.exchange.decided(verdict, now, out),
+                        }
+                    }
+                    Down::GoOn(_) => state.exchange.go_on(now, out),
+                    Down::AnswerSet(_, set) => state.exchange.answer_set(set, now, out),
+                    Down::Abort(_, refusal) => state.exchange.abort(refusal, now, out),
+                    _ => {}
+                }
+            });
+            if self.flush_ready() {
+                self.wake();
+            }
+        }));
+        if done.is_err() {
+            self.fault();
+        }
+    }
+
+    /// Once a second: no message for too long.
+    pub fn sweep(&self, now: f64) {
+        let waits = {
+            let state = self.state.borrow();
+            !state.exchange.deciding() && !state.exchange.blocked() && state.close.is_none()
+        };
+        let options = &self.core.options;
+        let uploading = {
+            let exchange = &self.state.borrow().exchange;
+            exchange.waits_for_request() && exchange.sees_upload()
+        };
+        let patience_s = if uploading { options.progress_timeout_s } else { options.answer_timeout_s };
+        if !waits || now - self.progress_at.get() <= patience_s {
+            return;
+        }
+        // Whom even the answer about that does not reach is cut off after the same time again.
+        self.progress_at.set(now);
+        self.act(|state, now| {
+            if state.exchange.waits_for_request() {
+                let text = format!("no further part of the body came for {patience_s} seconds");
+                state.exchange.limit(Limit::TimedOut, text, now, &mut state.out);
+            } else {
+                let message = "no message for too long".to_owned();
+                state.close = Some(Close::Fail { code: DEADLINE_EXCEEDED, message });
+            }
+        });
+        self.wake();
+    }
+
+    /// The grace is over.
+    pub fn cut_off(&self) {
+        self.finish(None, true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Something happens to the exchange; what it wants is passed on.
+    fn act(&self, step: impl FnOnce(&mut State, f64)) {
+        let mut state = self.state.borrow_mut();
+        let now = self.core.now();
+        step(&mut state, now);
+        self.settle(&mut state, now);
+    }
+
+    fn settle(&self, state: &mut State, now: f64) {
+        let mut small: Option<BytesMut> = None;
+        for frame in state.out.frames.drain(..) {
+            for part in [frame.head, frame.tail] {
+                if part.is_empty() {
+                    continue;
+                }
+                state.queued_bytes += part.len();
+                if part.len() < SMALL_BYTES {
+                    small.get_or_insert_with(|| BytesMut::with_capacity(512)).extend_from_slice(&part);
+                    continue;
+                }
+                if let Some(gathered) = small.take() {
+                    state.queue.push_back(gathered.freeze());
+                }
+                state.queue.push_back(part);
+            }
+        }
+        if let Some(gathered) = small {
+            state.queue.push_back(gathered.freeze());
+        }
+        if let Some(close) = state.out.close.take() {
+            if let Close::Fail { code: INVALID_ARGUMENT, message } = &close {
+                self.core.counts.violation("order");
+                self.core.warn(format!("ext_proc stream refused: {message}"));
+            }
+            state.close = Some(close);
+        }
+        let mut events = std::mem::take(&mut state.out.events);
+        for event in events.drain(..) {
+            self.tell(state, event, now);
+        }
+        state.out.events = events;
+    }
+
+    fn tell(&self, state: &mut State, event: Event, now: f64) {
+        let core = &self.core;
+        match &event {
+            Event::Decide { .. } => {
+                if let Some(route) = &core.fixed {
+                    state.exchange.decided(Verdict::Route(route.clone()), now, &mut state.out);
+                    return self.settle(state, now);
+                }
+                state.decide_at = now;
+                core.handoff.push(self.id, Up::Stream(event, None), true);
+            }
+            Event::Answered { wait, .. } => {
+                if core.fixed.is_none() {
+                    let wait = *wait;
+                    state.answered = Some(core.handoff.push(self.id, Up::Stream(event, None), wait));
+                }
+            }
+            Event::FirstToken { .. } => {
+                if core.fixed.is_none() {
+                    state.first_token = Some(core.handoff.push(self.id, Up::Stream(event, None), false));
+                }
+            }
+            Event::End { ending, .. } => {
+                state.ending = Some(*ending);
+                if core.fixed.is_none() {
+                    core.handoff.push_end(self.id, event, state.answered, state.first_token);
+                }
+            }
+            Event::Headers { .. } | Event::Limited { .. } => {
+                core.handoff.push(self.id, Up::Stream(event, None), true);
+            }
+        }
+    }
+
+    fn poll(&self, cx: &mut Context<'_>, recv: &mut RecvStream) -> Poll<()> {
+        {
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        loop {
+            if self.state.borrow().ended {
+                return Poll::Ready(());
+            }
+            let flushed = self.flush(cx);
+            let mut state = self.state.borrow_mut();
+            match flushed {
+                Poll::Ready(Err(())) => {
+                    drop(state);
+                    self.finish(Some("CANCELLED"), false);
+                    return Poll::Ready(());
+                }
+                Poll::Ready(Ok(())) if state.close.is_some() => {
+                    drop(state);
+                    self.close();
+                    return Poll::Ready(());
+                }
+                _ => {}
+            }
+            if state.close.is_some() || state.exchange.blocked() || state.queued_bytes > QUEUED_BYTES {
+                // Nothing is read meanwhile, but whoever leaves is noticed.
+                let left = match state.send.as_mut() {
+                    Some(send) => send.poll_reset(cx).is_ready(),
+                    None => state.respond.poll_reset(cx).is_ready(),
+                };
+                drop(state);
+                if left {
+                    self.finish(Some("CANCELLED"), false);
+                    return Poll::Ready(());
+                }
+                return Poll::Pending;
+            }
+            match state.inbox.next() {
+                Ok(Some(message)) => {
+                    drop(state);
+                    self.message(message);
+                    continue;
+                }
+                Ok(None) => {}
+                Err(broken) => {
+                    let (code, message) = refusal_of(&broken, self.core.options.max_message_bytes);
+                    state.close = Some(Close::Fail { code, message });
+                    continue;
+                }
+            }
+            if state.heard {
+                drop(state);
+                self.half_closed();
+                continue;
+            }
+            match recv.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => {
+                    // Given back at once: what a stream may hold is limited by its own window and by the exchange.
+                    let _ = recv.flow_control().release_capacity(data.len());
+                    state.inbox.push(data);
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    drop(state);
+                    self.finish(Some("CANCELLED"), false);
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => state.heard = true,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn message(&self, message: Bytes) {
+        self.progress_at.set(self.core.now());
+        self.act(|state, now| match proto::decode(message) {
+            Ok(Some(incoming)) => {
+                if !state.modes_known {
+                    state.modes_known = true;
+                    if let Some((request, answer)) = incoming.modes {
+                        state.exchange.learn_modes(request, answer);
+                    }
+                }
+                state.exchange.receive(incoming, now, &mut state.out);
+            }
+            Ok(None) => {
+                self.core.counts.violation("empty");
+                let message = "a message that holds none of the six kinds".to_owned();
+                self.core.warn(format!("ext_proc stream refused: {message}"));
+                state.close = Some(Close::Fail { code: INVALID_ARGUMENT, message });
+            }
+            Err(error) => {
+                self.core.counts.violation("malformed");
+                let message = format!("a message that is not a ProcessingRequest: {error}");
+                self.core.warn(format!("ext_proc stream refused: {message}"));
+                state.close = Some(Close::Fail { code: INTERNAL, message });
+            }
+        });
+    }
+
+    /// Envoy has half-closed the stream: the request is over.
+    fn half_closed(&self) {
+        self.act(|state, now| {
+            state.exchange.over(false, now, &mut state.out);
+            state.close = Some(Close::Ok);
+        });
+    }
+
+    /// Sends what HTTP/2 has room for. Ready when the queue is empty, Err when the stream is gone.
+    fn flush(&self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+        let mut state = self.state.borrow_mut();
+        loop {
+            if state.send_some().is_err() {
+                return Poll::Ready(Err(()));
+            }
+            let Some(send) = state.send.as_mut().filter(|_| state.queued_bytes > 0) else {
+                return Poll::Ready(Ok(()));
+            };
+            match send.poll_capacity(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(_) => return Poll::Ready(Err(())),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// As `flush`, outside of the stream's task; true when its task has something left to do.
+    fn flush_ready(&self) -> bool {
+        let mut state = self.state.borrow_mut();
+        let failed = state.send_some().is_err();
+        failed || state.queued_bytes > 0 || state.close.is_some() || !state.inbox.is_empty() || !state.heard_all()
+    }
+
+    /// All is sent: the status, then nothing more.
+    fn close(&self) {
+        let mut state = self.state.borrow_mut();
+        let Some(close) = state.close.take() else { return };
+        let (code, message) = match &close {
+            Close::Ok => (0, ""),
+            Close::Fail { code, message } => (*code, message.as_str()),
+        };
+        if state.open_send().is_ok()
+            && let Some(send) = state.send.as_mut()
+        {
+            let _ = send.send_trailers(trailers(code, message));
+        }
+        drop(state);
+        self.finish(Some(code_name(code)), false);
+    }
+
+    /// The end, whatever the reason, exactly once. Without a code the stream was cut off by us.
+    fn finish(&self, code: Option<&'static str>, drained: bool) {
+        let mut state = self.state.borrow_mut();
+        if state.ended {
+            return;
+        }
+        state.ended = true;
+        let now = self.core.now();
+        state.exchange.over(drained, now, &mut state.out);
+        state.out.frames.clear();
+        self.settle(&mut state, now);
+        state.queue.clear();
+        let mut code = code.unwrap_or("CANCELLED");
+        if code == "OK" && state.ending == Some(Ending::ClientDisconnect) {
+            code = "CANCELLED"; // a reset may show as the end of reading first
+        }
+        if drained && let Some(send) = state.send.as_mut() {
+            send.send_reset(Reason::CANCEL);
+        }
+        self.core.counts.stream_closed(code, now - self.began_at);
+        self.core.streams.borrow_mut().remove(&self.id);
+    }
+
+    /// A panic: a fault of ours, which ends this stream and no other.
+    fn fault(&self) {
+        self.core.counts.fault();
+        self.core.warn("a stream ended by a fault of the native transport".to_owned());
+        let Ok(mut state) = self.state.try_borrow_mut() else { return };
+        if let Some(send) = state.send.as_mut() {
+            send.send_reset(Reason::INTERNAL_ERROR);
+        } else {
+            state.respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+        drop(state);
+        let ended = catch_unwind(AssertUnwindSafe(|| self.finish(Some("INTERNAL"), false)));
+        if ended.is_err() {
+            self.core.streams.borrow_mut().remove(&self.id);
+        }
+        self.wake();
+    }
+}
+
+impl State {
+    fn open_send(&mut self) -> Result<(), h2::Error> {
+        if self.send.is_none() {
+            self.send = Some(self.respond.send_response(response_head(), false)?);
+        }
+        Ok(())
+    }
+
+    /// As much as there is room for now.
+    fn send_some(&mut self) -> Result<(), h2::Error> {
+        if self.queued_bytes == 0 {
+            return Ok(());
+        }
+        self.open_send()?;
+        let Some(send) = self.send.as_mut() else { return Ok(()) };
+        while let Some(piece) = self.queue.front_mut() {
+            send.reserve_capacity(self.queued_bytes.min(RESERVED_BYTES));
+            let room = send.capacity();
+            if room == 0 {
+                return Ok(());
+            }
+            let part = if room < piece.len() { piece.split_to(room) } else { std::mem::take(piece) };
+            if piece.is_empty() {
+                self.queue.pop_front();
+            }
+            self.queued_bytes -= part.len();
+            send.send_data(part, false)?;
+        }
+        Ok(())
+    }
+
+    fn heard_all(&self) -> bool {
+        // The task waits for data by itself; it must be woken only where it had stopped reading.
+        !self.exchange.blocked()
+    }
+}
+
+fn refusal_of(broken: &Broken, limit: usize) -> (u32, String) {
+    match broken {
+        Broken::Compressed => (UNIMPLEMENTED, "compressed messages are not supported".to_owned()),
+        Broken::TooLarge(size) => {
+            (RESOURCE_EXHAUSTED, format!("received a message of {size} bytes, larger than {limit}"))
+        }
+    }
+}
