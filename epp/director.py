@@ -207,6 +207,7 @@ class RequestCall:
             text = f"`model` is longer than {MODEL_CHARS_MAX} characters."
             raise Refused(Reason.MALFORMED, text, param="model")
         trace.parsed(request)
+        self._streaming = request.stream  # should the answer's headers not be shown to us
         request.fairness_id = headers.get(_FAIRNESS[0]) or headers.get(_FAIRNESS[1]) or request.fairness_id
         snapshot = d.store.snapshot
         now = d.clock()
@@ -289,10 +290,9 @@ class RequestCall:
     def answered(self, head: AnswerHead) -> Sequence[tuple[str, str]]:
         d, request, decision = self._d, self._request, self._decision
         self._status = head.status
-        self._streaming = head.streamed
+        self._streaming = head.streamed or self._streaming
         if request is None or decision is None:
             return ()
-        self._streaming = head.streamed or request.stream
         self._believe(decision.endpoint, head)
         more = d.scheduler.answer_headers(request, decision, head.served)
         self._forget()
@@ -338,9 +338,7 @@ class RequestCall:
     def first_token(self, at: float) -> None:
         if self._entry is not None:
             self._entry.first_token()
-        if self._decision is not None:  # the answer's headers were not shown to us
-            self._streaming = self._request is not None and self._request.stream
-            self._forget()
+        self._forget()
 
     def end(self, ending: Ending, report: Report) -> None:
         if self._over:
