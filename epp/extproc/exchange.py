@@ -139,8 +139,9 @@ class Exchange:
         return self._taken()
 
     def abort(self, answer: Answer) -> list[Action]:
-        """We end a request that was let in: by this answer, or by a reset where its own has begun."""
-        if self.request is RequestState.CLOSED:
+        """We end a request that was let in: by this answer, or by a reset where its own has begun. Nothing,
+        where that is complete."""
+        if self.request is RequestState.CLOSED or self.answer in (AnswerState.DONE, AnswerState.OVER):
             return []
         if self.answer is AnswerState.NONE:
             self._immediate(answer)
