@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from epp.extproc.grpcio import GrpcioTransport
 from epp.extproc.transport import Limits
 from tests.fakes.sink import CountingSink
-from tests.unit.test_director import House, chat
+from tests.house import House, chat
 from tests.wire import gateway as gw
 
 CHAT = {":method": "POST", ":path": "/v1/chat/completions", "x-gateway-model-name-rewrite": "target"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from envoy.config.core.v3 import base_pb2
+from envoy.extensions.filters.http.ext_proc.v3.processing_mode_pb2 import ProcessingMode
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,6 +49,19 @@ def test_no_value_holds_what_ends_a_line(value: str) -> None:
     raw = option.header.raw_value
     assert raw
     assert all(byte >= 32 and byte != 127 for byte in raw)
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_a_body_that_need_not_be_sent_is_told_by_an_override(skip: bool) -> None:
+    """Its trailers are still wanted: they end the answer."""
+    made = encode(HeadersReply(Side.ANSWER, skip_body=skip))
+    assert made is not None
+    assert made.WhichOneof("response") == "response_headers"
+    assert made.HasField("mode_override") is skip
+    if skip:
+        modes = made.mode_override
+        assert modes.response_body_mode == ProcessingMode.NONE
+        assert modes.response_trailer_mode == ProcessingMode.SEND
 
 
 def test_printable_values_go_as_they_are() -> None:

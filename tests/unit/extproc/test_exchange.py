@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.domain.errors import Reason, Refused
-from epp.domain.views import Ending, Route
+from epp.domain.views import AnswerPlan, Ending, Route
 from epp.extproc.actions import (
     BODY_LIMIT_BYTES,
     Action,
@@ -28,47 +27,21 @@ from epp.extproc.actions import (
 from epp.extproc.exchange import DESTINATION, TABLE, Exchange
 from epp.extproc.messages import AnswerState, Budget, Message, Piece, RequestState
 from tests.fakes.door import FakeCall, FakeDoor
+from tests.unit.extproc.envoys import (
+    ANSWER_TRAILERS,
+    HEADERS,
+    TRAILERS,
+    answer_body,
+    answer_headers,
+    body,
+    exchange,
+    headers,
+    planned,
+    play,
+    restoring,
+)
 
-HEADERS = {":method": "POST", ":path": "/v1/completions?x=1", "x-request-id": "r1"}
 M = Message
-
-
-def exchange(
-    door: FakeDoor,
-    request: BodyMode = BodyMode.FULL_DUPLEX,
-    answer: BodyMode = BodyMode.FULL_DUPLEX,
-    max_body_bytes: int = 1 << 20,
-) -> Exchange:
-    made = Exchange(door, lambda: 5.0, lambda: "made-id", max_body_bytes=max_body_bytes)
-    made.learn_modes(int(request), int(answer))
-    return made
-
-
-def play(made: Exchange, messages: Sequence[tuple[Message, Piece]]) -> list[Action]:
-    actions: list[Action] = []
-    for message, piece in messages:
-        actions += made.receive(message, piece)
-    return actions
-
-
-def headers(end: bool = False) -> tuple[Message, Piece]:
-    return M.REQUEST_HEADERS, Piece(headers=HEADERS, end_of_stream=end)
-
-
-def body(data: bytes, end: bool = False) -> tuple[Message, Piece]:
-    return M.REQUEST_BODY, Piece(data=data, end_of_stream=end)
-
-
-def answer_headers(end: bool = False) -> tuple[Message, Piece]:
-    return M.ANSWER_HEADERS, Piece(headers={":status": "200"}, end_of_stream=end, served="10.0.0.9:1")
-
-
-def answer_body(data: bytes, end: bool = False) -> tuple[Message, Piece]:
-    return M.ANSWER_BODY, Piece(data=data, end_of_stream=end)
-
-
-TRAILERS = (M.REQUEST_TRAILERS, Piece())
-ANSWER_TRAILERS = (M.ANSWER_TRAILERS, Piece())
 
 
 def test_duplex_answers_nothing_before_the_whole_body() -> None:
@@ -192,26 +165,30 @@ def test_duplex_answers_are_echoed_piece_by_piece(last_message: str) -> None:
     play(made, [headers(end=True)])
     actions = play(made, [answer_headers(), answer_body(b"a"), answer_body(b"b" * 62_001)])
     assert isinstance(actions[0], HeadersReply)
-    assert actions[0].set == (("x-seen", "1"),)
+    assert actions[0].set == [("x-seen", "1")]
     assert [len(a.chunk) for a in actions if isinstance(a, StreamedReply)] == [1, 62_000, 1]
     end = answer_body(b"", end=True) if last_message == "end" else ANSWER_TRAILERS
     actions = play(made, [end])
     assert isinstance(actions[-1], StreamedReply if last_message == "end" else TrailersReply)
     made.over()
     call = door.calls[0]
-    assert (call.endings, call.lasts, call.served) == ([Ending.NATURAL], 1, "10.0.0.9:1")
+    assert (call.endings, call.first_tokens) == ([Ending.NATURAL], 1)
+    assert call.answer_head is not None
+    assert (call.answer_head.status, call.answer_head.served) == (200, "10.0.0.9:1")
+    assert call.report is not None
+    assert (call.report.observed, call.report.body_bytes) == (True, 62_002)
 
 
 @pytest.mark.parametrize("mode", [BodyMode.STREAMED, BodyMode.BUFFERED])
 def test_other_answer_modes_get_one_reply_a_message(mode: BodyMode) -> None:
-    door = FakeDoor(change=lambda chunk, last: chunk.upper())
-    made = exchange(door, answer=mode)
+    made = exchange(restoring(), answer=mode)
     play(made, [headers(end=True)])
     end = mode is BodyMode.STREAMED
-    actions = play(made, [answer_headers(), answer_body(b"a", end=end), ANSWER_TRAILERS][: 2 if end else 3])
+    answer = [answer_headers(), answer_body(b'{"model":"target"}', end=end), ANSWER_TRAILERS]
+    actions = play(made, answer[: 2 if end else 3])
     assert isinstance(actions[0], HeadersReply)
-    assert actions[1] == BodyReply(Side.ANSWER, b"A")
-    assert door.calls[0].lasts == 1
+    assert actions[1] == BodyReply(Side.ANSWER, b'{"model":"m"}')
+    assert made.over() is Ending.NATURAL
 
 
 def lengthy(length: object) -> tuple[Message, Piece]:
@@ -250,11 +227,10 @@ def test_whatever_length_is_promised_every_byte_goes_back(
 
 
 def test_what_was_held_back_is_sent_before_the_trailers() -> None:
-    door = FakeDoor(change=lambda chunk, last: b"tail" if last else b"")
-    made = exchange(door)
-    play(made, [headers(end=True), answer_headers(), answer_body(b"tail")])
+    made = exchange(restoring())
+    play(made, [headers(end=True), answer_headers(), answer_body(b'"model":"tar')])
     actions = play(made, [ANSWER_TRAILERS])
-    assert actions == [StreamedReply(Side.ANSWER, b"tail", False), TrailersReply(Side.ANSWER)]
+    assert actions == [StreamedReply(Side.ANSWER, b'"model":"tar', False), TrailersReply(Side.ANSWER)]
 
 
 def test_an_answer_without_its_request_is_legal() -> None:
@@ -351,6 +327,13 @@ def test_impossible_orders_fail_clearly(messages: list[tuple[Message, Piece]]) -
 
 
 MODES = st.sampled_from(list(BodyMode))
+PLANS = st.builds(
+    AnswerPlan,
+    stream=st.booleans(),
+    restore=st.sampled_from([None, ("bcb", "m")]),
+    ask=st.booleans(),
+    observe=st.booleans(),
+)
 PIECES = st.builds(
     lambda message, data, end: (
         message,
@@ -366,11 +349,11 @@ PIECES = st.builds(
 )
 
 
-@given(MODES, MODES, st.lists(PIECES, max_size=12))
+@given(MODES, MODES, PLANS, st.lists(PIECES, max_size=12))
 def test_any_order_is_answered_or_failed_and_ends_once(
-    request: BodyMode, answer: BodyMode, messages: list[tuple[Message, Piece]]
+    request: BodyMode, answer: BodyMode, plan: AnswerPlan, messages: list[tuple[Message, Piece]]
 ) -> None:
-    door = FakeDoor()
+    door = planned(plan)
     made = exchange(door, request, answer)
     budget = made._budget
     actions: list[Action] = []
@@ -385,7 +368,7 @@ def test_any_order_is_answered_or_failed_and_ends_once(
     assert len(door.calls) <= 1
     for call in door.calls:
         assert len(call.endings) == 1
-        assert call.lasts <= 1
+        assert call.first_tokens <= 1
     heads = [a for a in actions if isinstance(a, HeadersReply)]
     assert sum(a.side is Side.REQUEST for a in heads) <= 1
     assert sum(a.side is Side.ANSWER for a in heads) <= 1
@@ -457,17 +440,16 @@ def test_a_routed_body_is_not_kept_for_the_life_of_the_stream(mode: BodyMode) ->
 @pytest.mark.parametrize("last_message", [[], [ANSWER_TRAILERS]])
 def test_a_partial_answer_is_changed_to_its_end(last_message: list[tuple[Message, Piece]]) -> None:
     """Envoy sends one piece and the rest of a longer answer past us: what is held back would be lost."""
-    made = exchange(
-        FakeDoor(change=lambda chunk, last: chunk if last else b""), answer=BodyMode.BUFFERED_PARTIAL
-    )
-    actions = play(made, [headers(end=True), answer_headers(), answer_body(b"first"), *last_message])
-    assert BodyReply(Side.ANSWER, b"first") in actions
+    made = exchange(restoring(), answer=BodyMode.BUFFERED_PARTIAL)
+    first = answer_body(b'{"model":"target","x":{"model":"tar')
+    actions = play(made, [headers(end=True), answer_headers(), first, *last_message])
+    assert BodyReply(Side.ANSWER, b'{"model":"m","x":{"model":"tar') in actions
 
 
 def test_an_answer_that_is_held_back_costs_no_message() -> None:
-    made = exchange(FakeDoor(change=lambda chunk, last: b"all" if last else b""))
-    assert play(made, [headers(end=True), answer_headers(), answer_body(b"a")])[2:] == []
-    assert play(made, [answer_body(b"ll", end=True)]) == [StreamedReply(Side.ANSWER, b"all", True)]
+    made = exchange(restoring())
+    assert play(made, [headers(end=True), answer_headers(), answer_body(b'"model":"tar')])[2:] == []
+    assert play(made, [answer_body(b'get"', end=True)]) == [StreamedReply(Side.ANSWER, b'"model":"m"', True)]
 
 
 @pytest.mark.parametrize("status", ["", "2²0", "99999999999", "-20", "9" * 5000])
@@ -475,7 +457,9 @@ def test_a_status_that_is_none_is_not_known(status: str) -> None:
     door = FakeDoor()
     made = exchange(door)
     play(made, [headers(end=True), (M.ANSWER_HEADERS, Piece(headers={":status": status}))])
-    assert door.calls[0].status == 0
+    head = door.calls[0].answer_head
+    assert head is not None
+    assert head.status == 0
 
 
 def test_request_ids_are_bounded() -> None:
