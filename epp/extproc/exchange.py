@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from epp.domain.errors import Answer, Reason, Refused
-from epp.domain.request import AnswerView, RequestHead
+from epp.domain.request import AnswerView
 from epp.domain.views import AnswerPlan, Call, Clock, Door, Ending, Report, Route, Verdict
 from epp.extproc.actions import (
     BODY_LIMIT_BYTES,
@@ -37,16 +37,14 @@ from epp.extproc.actions import (
     TrailersReply,
 )
 from epp.extproc.answer import AnswerWatch, head_of
+from epp.extproc.head import request_head
 from epp.extproc.messages import AnswerState, Budget, Message, Piece, RequestState
-from epp.parsing.select import request_path
 
 DESTINATION = "x-gateway-destination-endpoint"
 _CONTENT_LENGTH = "content-length"
 _LENGTH_DIGITS = 16
 _MAX_BODY_PIECES = 1 << 20
 """A peer that sends millions of tiny pieces is not Envoy."""
-_MAX_ID_CHARS = 256
-"""Of a request id in logs, traces and the decision log; clients choose it. The header goes on whole."""
 
 
 class Exchange:
@@ -404,16 +402,13 @@ class Exchange:
     # --- both ---------------------------------------------------------------------------------------------
 
     def _open(self, piece: Piece) -> Call:
-        headers = piece.headers or {}
-        head = RequestHead(
-            headers=headers,
-            method=headers.get(":method", "POST"),
-            path=request_path(headers),
-            request_id=headers.get("x-request-id", "")[:_MAX_ID_CHARS] or self._new_id(),
-            received_at=self._clock(),
-            has_body=not (piece.end_of_stream and piece.headers is not None),
-            subset=piece.subset,
-            answer_view=self._answer_view(),
+        head = request_head(
+            piece.headers or {},
+            self._new_id,
+            self._clock(),
+            not (piece.end_of_stream and piece.headers is not None),
+            piece.subset,
+            self._answer_view(),
         )
         self._call = self._door.open(head)
         return self._call
