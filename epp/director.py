@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 
@@ -15,13 +16,15 @@ from epp.admission.gate import Gate
 from epp.datalayer.homes import Homes
 from epp.datalayer.inflight import Entry, Ledger
 from epp.datalayer.models import ModelProbe, serving
+from epp.datalayer.observation.due import Watch
+from epp.datalayer.observation.observation import Observation
 from epp.datalayer.outliers import Fault, Outliers, fault_of
 from epp.datalayer.outputs import OutputLengths
 from epp.datalayer.store import Store
 from epp.domain.decision import Decision
 from epp.domain.endpoint import Endpoint
 from epp.domain.errors import Answer, Reason, Refused, answer_of
-from epp.domain.request import Api, Request, RequestHead, Usage
+from epp.domain.request import AnswerView, Api, Request, RequestHead, Usage
 from epp.domain.snapshot import Ints, Snapshot
 from epp.domain.views import AnswerHead, AnswerPlan, Clock, Ending, Report, Route, Verdict
 from epp.parsing.body import MODEL_HEADER, rewrite_target
@@ -79,6 +82,7 @@ class Director:
         clock: Clock,
         seed: Callable[[], int],
         models: ModelProbe | None = None,
+        observation: Observation | None = None,
     ) -> None:
         self.parsers = parsers
         self.scheduler = scheduler
@@ -93,6 +97,7 @@ class Director:
         self.settings = settings
         self.clock = clock
         self.seed = seed
+        self.observation = observation or Observation(ledger, Random(0))
         self.homes = Homes()
         self.outputs = OutputLengths()
         self.kept_bytes = 0
@@ -143,7 +148,7 @@ class RequestCall:
 
     __slots__ = (
         "_d", "_decision", "_endpoint", "_entry", "_head", "_kept", "_meter", "_over", "_request",
-        "_status", "_streaming", "_subset", "_trace",
+        "_status", "_streaming", "_subset", "_trace", "_watch",
     )  # fmt: skip
 
     def __init__(self, director: Director, head: RequestHead) -> None:
@@ -159,6 +164,8 @@ class RequestCall:
         self._entry: Entry | None = None
         self._meter: RequestMeter | None = None
         self._trace: Trace = UNTRACED
+        self._watch: Watch | None = None
+        """Where the gateway need not show the answer."""
         self._status = 0
         self._streaming = False
         self._over = False
@@ -211,6 +218,9 @@ class RequestCall:
         request.fairness_id = headers.get(_FAIRNESS[0]) or headers.get(_FAIRNESS[1]) or request.fairness_id
         snapshot = d.store.snapshot
         now = d.clock()
+        observation = d.observation
+        if observation.heap:
+            observation.settle(now)
         rows = d.candidates(snapshot, self._subset, request)
         trace.enter("admit")
         d.gate.admit(request, snapshot, rows, now)
@@ -241,6 +251,14 @@ class RequestCall:
             set_headers += trace.headers
         changed = self._rewritten(request, body)
         restore = (request.target_model, request.model) if changed is not None and request.model else None
+        watch = None
+        if head.answer_view not in observation.whole:
+            watch = self._watch = observation.watch(
+                request, self._entry, uncached=decision.uncached_tokens, output=expected,
+                rewritten=restore is not None, now=decided_at,
+            )  # fmt: skip
+            if head.answer_view is AnswerView.NEVER:
+                restore = None
         meter = self._meter = d.metrics.request(
             request.model, request.target_model, request.fairness_id, request.priority
         )
@@ -266,6 +284,7 @@ class RequestCall:
                 set=((REASONS_HEADER, headline(decision)),) if d.settings.reasons_header else (),
                 restore=restore,
                 ask=d.scheduler.asks_answers,
+                observe=watch is None or watch.observe,
             ),
         )
 
@@ -291,6 +310,8 @@ class RequestCall:
         d, request, decision = self._d, self._request, self._decision
         self._status = head.status
         self._streaming = head.streamed or self._streaming
+        if self._watch is not None:
+            d.observation.begun(self._watch, streamed=self._streaming and head.status < 300)
         if request is None or decision is None:
             return ()
         self._believe(decision.endpoint, head)
@@ -338,6 +359,8 @@ class RequestCall:
     def first_token(self, at: float) -> None:
         if self._entry is not None:
             self._entry.first_token()
+        if self._watch is not None:
+            self._d.observation.first_token(self._watch, at)
         self._forget()
 
     def end(self, ending: Ending, report: Report) -> None:
@@ -358,6 +381,11 @@ class RequestCall:
     def _account(self, request: Request, endpoint: Endpoint, report: Report) -> None:
         d, received_at, meter = self._d, self._head.received_at, self._meter
         usage = report.usage or Usage()
+        watch = self._watch
+        if watch is not None:
+            d.observation.ended(watch, request, report, self._status, d.clock())
+        elif report.observed:
+            d.observation.seen += 1
         if usage.completion_tokens is not None:
             d.outputs.saw(request.target_model, usage.completion_tokens)
         if report.response_id and self._status < 300:
@@ -370,11 +398,15 @@ class RequestCall:
             d.clock() - received_at,
             streaming=self._streaming,
             ttft_s=report.first_at - received_at if report.first_at else None,
-            response_bytes=report.body_bytes if self._status else None,
+            response_bytes=report.body_bytes if self._status and self._looked_at(report) else None,
             input_tokens=usage.prompt_tokens,
             output_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
         )
+
+    def _looked_at(self, report: Report) -> bool:
+        """False where an answer may have had a body that nobody saw."""
+        return report.observed or self._watch is None
 
 
 def _scores(decision: Decision) -> dict[str, float]:

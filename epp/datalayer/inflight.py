@@ -116,6 +116,10 @@ class Ledger:
     def prefill_tokens(self, slots: Ints) -> Floats:
         return self._gather(_PREFILL, slots)
 
+    def prefill_at(self, slot: int) -> float:
+        """`prefill_tokens` of one slot that something was sent to."""
+        return self._columns.cells[_PREFILL * self._columns.capacity + slot]
+
     def decode_tokens(self, slots: Ints) -> Floats:
         return self._gather(_DECODE, slots)
 

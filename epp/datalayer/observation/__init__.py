@@ -1,0 +1,1 @@
+"""Which answers are looked at, and what is believed of those that are not."""

@@ -1,0 +1,103 @@
+"""First tokens that nobody will tell us of: applied late, but before anyone reads the ledger.
+
+A heap by the time when each is due. What has ended before stays in it until then, or until such make up most
+of it.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from epp.datalayer.inflight import Entry
+from epp.datalayer.observation.timings import Cell
+
+_STALE_MIN = 1024
+
+
+class Watch:
+    """One request whose answer the gateway need not or does not show. Made by Observation.watch."""
+
+    __slots__ = (
+        "begun", "cell", "entry", "expected_output", "observe", "over", "overdue", "queued", "sent_at",
+        "streamed", "tokens", "trial", "wanted",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        cell: Cell,
+        entry: Entry,
+        wanted: str,
+        *,
+        observe: bool,
+        streamed: bool,
+        tokens: float,
+        now: float,
+    ) -> None:
+        self.cell = cell
+        self.entry = entry
+        self.wanted = wanted
+        """Why it should be looked at."""
+        self.observe = observe
+        """The plan: the gateway is to show the answer."""
+        self.streamed = streamed
+        """The client asked for a streamed answer."""
+        self.tokens = tokens
+        """To be prefilled there when it was sent, its own included."""
+        self.sent_at = now
+        self.expected_output = 0
+        self.trial = False
+        """Unobserved to find out whether the gateway obeys."""
+        self.begun = False
+        """The answer's headers have come."""
+        self.overdue = False
+        """The first token was due before the headers came."""
+        self.queued = False
+        self.over = False
+
+
+class DueTokens:
+    """Single writer, the event loop. `heap` may be looked at to see whether there is anything to apply."""
+
+    __slots__ = ("_number", "_stale", "heads_come", "heap")
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[float, int, Watch]] = []
+        self._number = 0
+        self._stale = 0
+        """Watches in the heap whose request is over."""
+        self.heads_come = False
+        """Answers' headers are shown to us. The headers of a streamed answer come before its first token."""
+
+    def put(self, watch: Watch, due_at: float) -> None:
+        self._number += 1
+        watch.queued = True
+        heapq.heappush(self.heap, (due_at, self._number, watch))
+
+    def settle(self, now: float) -> None:
+        """Apply what is due by now."""
+        heap = self.heap
+        while heap and heap[0][0] <= now:
+            watch = heapq.heappop(heap)[2]
+            watch.queued = False
+            if watch.over:
+                self._stale -= 1
+            elif watch.begun or not watch.streamed or not self.heads_come:
+                watch.entry.first_token()
+            else:
+                watch.overdue = True
+
+    def begun(self, watch: Watch, streamed: bool) -> None:
+        """The answer's headers have come; those of one that is not streamed when it is complete."""
+        self.heads_come = True
+        watch.begun = True
+        if watch.overdue or not streamed:
+            watch.entry.first_token()
+
+    def ended(self, watch: Watch) -> None:
+        watch.over = True
+        if watch.queued:
+            self._stale += 1
+            if self._stale > _STALE_MIN and 2 * self._stale > len(self.heap):
+                self.heap[:] = [item for item in self.heap if not item[2].over]
+                heapq.heapify(self.heap)
+                self._stale = 0
