@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -44,6 +45,15 @@ class StreamSink(Protocol):
     def stream_closed(self, code: str, seconds: float) -> None:
         """`code`: a gRPC status name such as OK or INVALID_ARGUMENT."""
 
+    def streams(
+        self, opened: int, closed: Mapping[str, int], durations: Sequence[int], total_s: float
+    ) -> None:
+        """Many at once: how many were opened, ended by code, and the histogram of their durations (STREAM_S;
+        empty for none)."""
+
+    def handoffs(self, counts: Sequence[int], total_s: float) -> None:
+        """Histogram (HANDOFF_S; empty for none) of the times from a decision's queueing to its verdict."""
+
     def protocol_violation(self, kind: str) -> None: ...
 
     def internal_error(self, where: str) -> None:
@@ -62,8 +72,15 @@ class Transport(Protocol):
     def opened_streams(self) -> int:
         """Streams since the start."""
 
+    @property
+    def held_bytes(self) -> int:
+        """Of request bodies, all streams together."""
+
     async def start(self) -> None:
         """Raises OSError when the port cannot be had."""
 
     async def stop(self, grace_s: float) -> None:
         """Refuse new streams, wait for the open ones so long, then cut them off."""
+
+    def collect(self) -> None:
+        """Bring the sink up to date; called before metrics are read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -94,6 +94,7 @@ class Metrics:
         self._sizes: dict[Key, Callable[[], float]] = {}
         self._pools: dict[str, Pool] = {}
         self._hidden = frozenset() if stream_metrics else table.STREAM_METRICS
+        self._collect: Callable[[], None] | None = None
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         PlatformCollector(registry=self._process)
@@ -119,6 +120,11 @@ class Metrics:
     def watch_prefix_index(self, plugin_name: str, plugin_type: str, size: Callable[[], float]) -> None:
         """Show the blocks that a prefix index holds; `size` is asked at every scrape."""
         self._sizes[plugin_name, plugin_type] = size
+
+    def watch_transport(self, name: str, collect: Callable[[], None]) -> None:
+        """Name the transport; `collect` is called before every reading."""
+        self._numbers[table.TRANSPORT.name][(name,)] = 1
+        self._collect = collect
 
     # -- one request -------------------------------------------------------------------------------------
 
@@ -226,6 +232,20 @@ class Metrics:
         self._stream_duration.observe(seconds)
         self._add(table.STREAMS_ENDED, (code,))
 
+    def streams(
+        self, opened: int, closed: Mapping[str, int], durations: Sequence[int], total_s: float
+    ) -> None:
+        """Many at once, as a transport that counts by itself tells them."""
+        self._streams += opened - sum(closed.values())
+        for code, count in closed.items():
+            self._add(table.STREAMS_ENDED, (code,), count)
+        if durations:
+            self._stream_duration.add_counts(durations, total_s)
+
+    def handoffs(self, counts: Sequence[int], total_s: float) -> None:
+        if counts:
+            self._histograms[table.HANDOFF.name][()].add_counts(counts, total_s)
+
     def protocol_violation(self, kind: str) -> None:
         self._add(table.VIOLATIONS, (kind,))
 
@@ -236,6 +256,8 @@ class Metrics:
 
     def render(self, openmetrics: bool = False) -> Iterator[str]:
         """The whole page in pieces; between two pieces the event loop may do other work."""
+        if self._collect is not None:
+            self._collect()
         yield from render(self._families(), openmetrics)
         if openmetrics:
             process = openmetrics_text.generate_latest(self._process)  # type: ignore[no-untyped-call]

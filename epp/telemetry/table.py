@@ -221,6 +221,12 @@ EXTRACT_ERRORS = _counter(
     ("source_type", "extractor_type"),
     Twin(_SCHEDULER + "datalayer_extract_errors_total", ("source_type", "extractor_type")),
 )  # fmt: skip
+TRANSPORT = _gauge("epp_transport_info", "The transport that serves ext_proc.", ("transport",))
+HANDOFF = _histogram(
+    "epp_transport_handoff_seconds",
+    b.HANDOFF_S,
+    "Seconds from the queueing of a request by the native transport until its verdict was there.",
+)
 STREAMS = _gauge("llm_d_epp_extproc_streams_inflight", "Open ext_proc streams.")
 STREAM_DURATION = _histogram(
     "llm_d_epp_extproc_stream_duration_seconds", b.STREAM_S, "Seconds that an ext_proc stream was open."

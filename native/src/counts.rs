@@ -5,10 +5,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
-/// Bounds of the time from an event's queueing to its verdict, seconds.
-pub const HANDOFF_S: [f64; 12] =
-    [0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5];
-
 #[derive(Clone, Default)]
 pub struct Histogram {
     pub counts: Vec<u64>,
@@ -46,12 +42,14 @@ pub struct Counts {
     pub held_bytes: AtomicU64,
     pub connections: AtomicU64,
     taken: Mutex<Taken>,
+    /// Upper bounds of the histograms, seconds.
     stream_bounds: Vec<f64>,
+    handoff_bounds: Vec<f64>,
 }
 
 impl Counts {
-    pub fn new(stream_bounds: Vec<f64>) -> Counts {
-        Counts { stream_bounds, ..Counts::default() }
+    pub fn new(stream_bounds: Vec<f64>, handoff_bounds: Vec<f64>) -> Counts {
+        Counts { stream_bounds, handoff_bounds, ..Counts::default() }
     }
 
     pub fn stream_opened(&self) {
@@ -66,8 +64,9 @@ impl Counts {
         taken.durations.observe(&self.stream_bounds, seconds);
     }
 
+    /// From the queueing of a decision to its verdict's arrival.
     pub fn handed_off(&self, seconds: f64) {
-        self.taken.lock().handoffs.observe(&HANDOFF_S, seconds);
+        self.taken.lock().handoffs.observe(&self.handoff_bounds, seconds);
     }
 
     pub fn violation(&self, kind: &'static str) {

@@ -14,7 +14,7 @@ use pyo3::types::{PyDict, PyList, PyTuple};
 use socket2::{Domain, Socket, Type};
 
 use crate::convert;
-use crate::counts::{Counts, HANDOFF_S, Histogram};
+use crate::counts::{Counts, Histogram};
 use crate::handoff::{Down, Handoff, Up};
 use crate::io::{self, Listening, Options};
 use crate::tls;
@@ -44,7 +44,8 @@ pub struct Server {
 impl Server {
     #[new]
     #[pyo3(signature = (*, max_body_bytes, max_buffered_bytes, max_streams, max_message_bytes,
-        progress_timeout_s, answer_timeout_s, ask_headers, health_checking, gap_bounds, stream_bounds, fixed=None))]
+        progress_timeout_s, answer_timeout_s, ask_headers, health_checking, gap_bounds, stream_bounds,
+        handoff_bounds, fixed=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         max_body_bytes: u64,
@@ -57,12 +58,13 @@ impl Server {
         health_checking: bool,
         gap_bounds: Vec<f64>,
         stream_bounds: Vec<f64>,
+        handoff_bounds: Vec<f64>,
         fixed: Option<String>,
     ) -> PyResult<Server> {
         let handoff = Handoff::new().map_err(os_error)?;
         Ok(Server {
             handoff: Arc::new(handoff),
-            counts: Arc::new(Counts::new(stream_bounds)),
+            counts: Arc::new(Counts::new(stream_bounds, handoff_bounds)),
             options: Options {
                 max_body_bytes,
                 max_buffered_bytes,
@@ -268,12 +270,6 @@ impl Drop for Server {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-}
-
-/// Upper bounds of the histogram `handoffs`, seconds.
-#[pyfunction]
-pub fn handoff_bounds() -> Vec<f64> {
-    HANDOFF_S.to_vec()
 }
 
 fn histogram<'py>(py: Python<'py>, taken: Histogram) -> PyResult<Bound<'py, PyTuple>> {

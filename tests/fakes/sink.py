@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -11,6 +12,7 @@ class CountingSink:
     closed: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    handed_off: int = 0
 
     def stream_opened(self) -> None:
         self.opened += 1
@@ -18,6 +20,17 @@ class CountingSink:
     def stream_closed(self, code: str, seconds: float) -> None:
         assert seconds >= 0
         self.closed.append(code)
+
+    def streams(
+        self, opened: int, closed: Mapping[str, int], durations: Sequence[int], total_s: float
+    ) -> None:
+        self.opened += opened
+        assert sum(durations) == sum(closed.values())
+        for code, count in closed.items():
+            self.closed += [code] * count
+
+    def handoffs(self, counts: Sequence[int], total_s: float) -> None:
+        self.handed_off += sum(counts)
 
     def protocol_violation(self, kind: str) -> None:
         self.violations.append(kind)
