@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from epp.domain.request import Usage
 from epp.parsing.rawjson import NONE, opening
+
+MAX_COUNT: Final = 1 << 40
+"""A larger count is none; sums of any answer's stay within 64 bits."""
 
 
 class Details(msgspec.Struct, gc=False):
@@ -125,7 +128,7 @@ def _usage_of(answer: Answer) -> Usage | None:
 def _whole(value: Any) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if type(value) is int and value >= 0 else None
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else None
 
 
 def _last(first: int | None, later: int | None) -> int | None:
