@@ -19,10 +19,12 @@ class Entry:
 
     __slots__ = ("_decode", "_ledger", "_open", "_prefill", "_slot", "_tenancy")
 
-    def __init__(self, ledger: Ledger, slot: int, prefill_tokens: int, decode_tokens: int) -> None:
+    def __init__(
+        self, ledger: Ledger, slot: int, tenancy: int, prefill_tokens: int, decode_tokens: int
+    ) -> None:
         self._ledger = ledger
         self._slot = slot
-        self._tenancy = ledger.tenancy(slot)
+        self._tenancy = tenancy
         self._prefill = prefill_tokens
         self._decode = decode_tokens
         self._open = True
@@ -71,20 +73,24 @@ class Entry:
 class Ledger:
     """InflightView and EndpointObserver. Token counts are whole numbers, so sums in float64 are exact."""
 
-    __slots__ = ("_columns", "_tenancies", "open_entries")
+    __slots__ = ("_columns", "_rows", "_tenancies", "open_entries")
 
     def __init__(self) -> None:
         self._columns = Columns(3)
+        self._rows = tuple(self._columns.view)
+        """One view a signal, on the memory of the columns."""
         self._tenancies = [0] * self._columns.capacity
         self.open_entries = 0
         """Entries that have not ended, wherever their endpoint went."""
 
     def start(self, slot: int, *, prefill_tokens: int = 0, decode_tokens: int = 0) -> Entry:
         """A request leaves for the endpoint of `slot`; `prefill_tokens` are its uncached prompt tokens."""
-        entry = Entry(self, slot, max(0, int(prefill_tokens)), max(0, int(decode_tokens)))
-        self.add(slot, entry._tenancy, 1, entry._prefill, entry._decode)
+        prefill = int(prefill_tokens) if prefill_tokens > 0 else 0
+        decode = int(decode_tokens) if decode_tokens > 0 else 0
+        tenancy = self.tenancy(slot)
+        self.add(slot, tenancy, 1, prefill, decode)
         self.open_entries += 1
-        return entry
+        return Entry(self, slot, tenancy, prefill, decode)
 
     def tenancy(self, slot: int) -> int:
         """Which tenancy of the slot runs now; grows at every `forget`."""
@@ -96,7 +102,8 @@ class Ledger:
         """Change the slot's sums, unless its tenancy is over."""
         if self._tenancies[slot] != tenancy:
             return
-        cells, step = self._columns.cells, self._columns.capacity
+        columns = self._columns
+        cells, step = columns.cells, columns.capacity
         if requests:
             cells[slot] += requests
         if prefill:
@@ -125,12 +132,13 @@ class Ledger:
 
     def _gather(self, signal: int, slots: Ints) -> Floats:
         try:
-            gathered: Floats = self._columns.view[signal][slots]
+            gathered: Floats = self._rows[signal][slots]
         except IndexError:  # a slot that nothing was ever sent to
             self._grow(int(np.max(slots)))
-            gathered = self._columns.view[signal][slots]
+            gathered = self._rows[signal][slots]
         return gathered
 
     def _grow(self, slot: int) -> None:
         self._columns.grow(slot)
+        self._rows = tuple(self._columns.view)
         self._tenancies.extend([0] * (self._columns.capacity - len(self._tenancies)))

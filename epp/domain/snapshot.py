@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +17,14 @@ Bools: TypeAlias = NDArray[np.bool_]
 
 NEVER = float("-inf")
 """`scraped_at` of an endpoint that has not answered a scrape yet."""
+
+
+@lru_cache(maxsize=16)
+def every_row(count: int) -> Ints:
+    """0 to count - 1: the same read-only array for every pool of that size."""
+    rows = np.arange(count)
+    rows.flags.writeable = False
+    return rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,6 +61,15 @@ class Snapshot:
     """False while the endpoint is avoided because real requests to it failed."""
     stale_after_s: float = 0.2
     """Metrics older than this count as stale: max(200 ms, three scrape intervals)."""
+    every: Ints = field(init=False, repr=False)
+    """All rows in order, as one object while the pool keeps its size: where `rows is snapshot.every`, a
+    column can be taken as it is."""
+    avoids: bool = field(init=False, repr=False)
+    """Some endpoint is not available."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "every", every_row(len(self.endpoints)))
+        object.__setattr__(self, "avoids", not self.available.all())
 
     def __len__(self) -> int:
         return len(self.endpoints)

@@ -12,7 +12,6 @@ import numpy as np
 from msgspec import Meta
 
 from epp.domain.snapshot import Floats, Ints
-from epp.scheduling.columns import greatest
 from epp.scheduling.contract import BuildContext, Cycle, PluginType
 
 
@@ -30,8 +29,12 @@ class MaxScore:
 
     def pick(self, cycle: Cycle, rows: Ints, totals: Floats) -> Sequence[int]:
         if self._count == 1 or len(rows) == 1:
-            best = (totals == greatest(totals)).nonzero()[0]
-            return (int(rows[best[cycle.rng.randrange(len(best)) if len(best) > 1 else 0]]),)
+            # The best from the front and the best from the back are one, unless there is a tie.
+            at = totals.argmax(0)
+            if at != len(totals) - 1 - totals[::-1].argmax(0):
+                best = (totals == totals[at]).nonzero()[0]
+                at = best[cycle.rng.randrange(len(best))]
+            return (rows.item(at),)
         count = min(self._count, len(rows))
         # Only what can be among the first `count` is shuffled and sorted: the pool may be large.
         least = np.partition(totals, len(rows) - count)[len(rows) - count]

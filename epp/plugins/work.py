@@ -14,6 +14,10 @@ from epp.plugins.signals import uncached_tokens
 from epp.scheduling.columns import greatest, least
 from epp.scheduling.contract import BuildContext, Cycle, PluginType
 
+# numpy takes an array without dimensions in 0.2 us less than a Python number.
+_ZERO = np.asarray(0.0)
+_ONE = np.asarray(1.0)
+
 
 class ExpectedWorkParameters(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True
@@ -117,14 +121,19 @@ class ExpectedWork:
     def __init__(self, parameters: ExpectedWorkParameters) -> None:
         self._p = parameters
         self._foreign = ForeignRequests(parameters.foreign_smoothing_seconds)
+        self._running_tokens = np.asarray(parameters.running_tokens)
+        self._uncached_weight = np.asarray(parameters.uncached_weight)
+        self._idle_weight = np.asarray(parameters.uncached_weight - 1.0)
+        """What an idle endpoint is spared of each token that it lacks and another has."""
 
     def cost(self, cycle: Cycle, rows: Ints) -> Floats:
         """Tokens of work before this request would be through its prefill, one value per row."""
-        p = self._p
-        slots = cycle.snapshot.slots[rows]
+        p, snapshot = self._p, cycle.snapshot
+        slots = snapshot.slots if rows is snapshot.every else snapshot.slots[rows]
         ours = cycle.inflight.requests(slots)
-        cost = cycle.inflight.prefill_tokens(slots) * p.backlog_weight
-        cost += ours * p.running_tokens
+        backlog = cycle.inflight.prefill_tokens(slots)
+        cost: Floats = ours * self._running_tokens
+        cost += backlog if p.backlog_weight == 1.0 else backlog * p.backlog_weight
         running = ours
         foreign = self._foreign.at(cycle)
         if foreign is not None:
@@ -134,24 +143,26 @@ class ExpectedWork:
             cost += others * average
             running = ours + others
         uncached = uncached_tokens(cycle, rows, p.prefix_match_info_producer_name)
-        cost += uncached * p.uncached_weight
+        cost += uncached * self._uncached_weight
         if p.uncached_weight > 1.0 and len(rows) > 1:
-            lacking = uncached - least(uncached)
-            if greatest(lacking) > 0.0:
-                idle = 1.0 - running / max(1.0, float(running.sum()) / len(rows))
-                np.maximum(idle, 0.0, out=idle)
-                idle *= lacking
-                idle *= p.uncached_weight - 1.0
+            fewest = least(uncached)
+            if greatest(uncached) > fewest:
+                average = float(running.sum()) / len(rows)
+                idle = running * (-float(self._idle_weight) / max(1.0, average))
+                idle += self._idle_weight
+                np.maximum(idle, _ZERO, out=idle)
+                uncached -= fewest
+                idle *= uncached
                 cost -= idle
         return cost
 
     def score(self, cycle: Cycle, rows: Ints) -> Floats:
         cost = self.cost(cycle, rows)
-        cost += 1.0
         if not len(cost):
             return cost
-        scores: Floats = least(cost) / cost
-        return scores
+        cost += _ONE
+        # In place: the cost is read by nobody else.
+        return np.divide(least(cost), cost, out=cost)
 
     def forget(self, slot: int) -> None:
         self._foreign.forget(slot)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -33,6 +32,11 @@ class Probe:
 
     clock: Clock | None = None
     sink: PluginSink | None = None
+
+    @property
+    def timing(self) -> bool:
+        """Whether `start` and `lap` do anything; those who call often ask first."""
+        return self.clock is not None
 
     def start(self) -> float:
         return self.clock() if self.clock is not None else 0.0
@@ -66,37 +70,45 @@ class Profile:
         candidates: Ints,
         rows: Ints,
         probe: Probe,
-        drops: Sequence[Drop] = (),
+        drops: tuple[Drop, ...] = (),
     ) -> ProfileRun:
         """Run on `rows`, what `drops` left of `candidates`. `picked` is empty when the filters leave none."""
         faults: list[tuple[str, str]] = []
-        dropped = list(drops)
-        at = probe.start()
+        dropped = drops
+        timing = probe.timing
+        at = probe.start() if timing else 0.0
         for step in self.filters:
             if not len(rows):
                 break
             kept = self._filter(step, cycle, rows, probe, faults)
             if kept is not None and not kept.all():
-                dropped.append(Drop(step.name, rows[~kept]))
+                dropped = (*dropped, Drop(step.name, rows[~kept]))
                 rows = rows[kept]
-            at = probe.lap(at, "Filter", step)
+            if timing:
+                at = probe.lap(at, "Filter", step)
         if not len(rows):
             return ProfileRun(
-                profile=self.name, candidates=candidates, drops=tuple(dropped), rows=rows, scores=(),
+                profile=self.name, candidates=candidates, drops=dropped, rows=rows, scores=(),
                 totals=np.zeros(0), picked=(), picker=self.picker.name, faults=tuple(faults),
             )  # fmt: skip
         scores: list[Score] = []
-        totals = np.zeros(len(rows))
+        totals: Floats | None = None
         for scorer, weight in self.scorers:
             values = self._score(scorer, cycle, rows, probe, faults)
             if values is not None:
                 scores.append(Score(scorer.name, weight, values))
-                totals += values if weight == 1.0 else values * weight
-            at = probe.lap(at, "Scorer", scorer)
+                weighted = values if weight == 1.0 else values * weight
+                # Not added in place: the first total may be a scorer's own array, which stays a reason.
+                totals = weighted if totals is None else totals + weighted
+            if timing:
+                at = probe.lap(at, "Scorer", scorer)
+        if totals is None:
+            totals = np.zeros(len(rows))
         picked = self._pick(cycle, rows, totals, probe, faults)
-        probe.lap(at, "Picker", self.picker)
+        if timing:
+            probe.lap(at, "Picker", self.picker)
         return ProfileRun(
-            profile=self.name, candidates=candidates, drops=tuple(dropped), rows=rows, scores=tuple(scores),
+            profile=self.name, candidates=candidates, drops=dropped, rows=rows, scores=tuple(scores),
             totals=totals, picked=picked, picker=self.picker.name, faults=tuple(faults),
         )  # fmt: skip
 
@@ -142,7 +154,7 @@ class Profile:
         """The picker's answer; the best total when it is broken."""
         try:
             picked = tuple(map(int, self.picker.plugin.pick(cycle, rows, totals)))
-            if picked and not [row for row in picked if not np.count_nonzero(rows == row)]:
+            if picked and _are_among(picked, rows, rows is cycle.snapshot.every):
                 return picked
             what = f"picked {picked[:8]}, which are not all candidates" if picked else "picked none"
         except Exception as error:  # as above
@@ -150,6 +162,13 @@ class Profile:
         faults.append((self.picker.name, what))
         probe.fault("Picker", self.picker, what)
         return (int(rows[totals.argmax(0)]),)
+
+
+def _are_among(picked: tuple[int, ...], rows: Ints, every: bool) -> bool:
+    """Whether a picker chose of what it was given; `every`: that was the whole pool."""
+    if every:
+        return min(picked) >= 0 and max(picked) < len(rows)
+    return all(np.count_nonzero(rows == row) for row in picked)
 
 
 def describe(error: Exception) -> str:

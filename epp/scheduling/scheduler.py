@@ -104,19 +104,21 @@ class Scheduler:
         cycle = SeededCycle(seed, request, snapshot, now, self._inflight, self._names)
         probe = self._probe = self._timed if self._decisions % self._timed_every == 0 else self._untimed
         self._decisions += 1
-        at = probe.start()
+        timing = probe.timing
+        at = probe.start() if timing else 0.0
         for step in self._producers:
             try:
                 step.plugin.produce(cycle)
             except Exception as error:  # a broken producer costs only its columns
                 probe.fault("DataProducer", step, describe(error))
-            at = probe.lap(at, "DataProducer", step)
-        rows, drops = _without_avoided(snapshot, candidates)
+            if timing:
+                at = probe.lap(at, "DataProducer", step)
+        rows, drops = _without_avoided(snapshot, candidates) if snapshot.avoids else (candidates, ())
         runs = self._run_profiles(cycle, candidates, rows, drops)
         primary, picked = self._primary(cycle, runs)
         endpoints = snapshot.endpoints
         decision = Decision(
-            request_id=request.id, at=now, model=request.model, target_model=request.target_model,
+            request_id=request.head.request_id, at=now, model=request.model, target_model=request.target_model,
             snapshot=snapshot, endpoints=tuple([endpoints[row] for row in picked]), primary=primary,
             runs=tuple(runs.values()), input_tokens=request.input_tokens,
             cached_tokens=_cached_tokens(cycle, picked[0]),
@@ -129,8 +131,9 @@ class Scheduler:
     ) -> dict[str, ProfileRun]:
         runs: dict[str, ProfileRun] = {}
         probe = self._probe
+        timing = probe.timing
         while True:
-            at = probe.start()
+            at = probe.start() if timing else 0.0
             try:
                 wanted = self.handler.plugin.next_profiles(cycle, runs)
             except Refused:
@@ -138,7 +141,8 @@ class Scheduler:
             except Exception as error:  # a broken handler must not stop the pool: run what is first
                 probe.fault("ProfilePicker", self.handler, describe(error))
                 wanted = () if runs else self._names[:1]
-            probe.lap(at, "ProfilePicker", self.handler)
+            if timing:
+                probe.lap(at, "ProfilePicker", self.handler)
             new = [name for name in wanted if name not in runs]
             if not new:
                 return runs
@@ -150,7 +154,8 @@ class Scheduler:
 
     def _primary(self, cycle: Cycle, runs: Mapping[str, ProfileRun]) -> tuple[str, tuple[int, ...]]:
         probe = self._probe
-        at = probe.start()
+        timing = probe.timing
+        at = probe.start() if timing else 0.0
         try:
             name = self.handler.plugin.primary(cycle, runs)
         except Refused:
@@ -158,7 +163,8 @@ class Scheduler:
         except Exception as error:  # as in _run_profiles
             probe.fault("ProcessProfilesResults", self.handler, describe(error))
             name = next(iter(runs), "")
-        probe.lap(at, "ProcessProfilesResults", self.handler)
+        if timing:
+            probe.lap(at, "ProcessProfilesResults", self.handler)
         run = runs.get(name)
         if run is None:
             raise Refused(Reason.NO_ENDPOINT_LEFT, f"scheduling profile {name!r} did not run")
@@ -173,13 +179,15 @@ class Scheduler:
     def chosen(self, cycle: Cycle, decision: Decision) -> None:
         """Tell the plugins that learn from choices. Call once, before the request leaves."""
         probe = self._probe
-        at = probe.start()
+        timing = probe.timing
+        at = probe.start() if timing else 0.0
         for step in self._choosers:
             try:
                 step.plugin.chosen(cycle, decision)
             except Exception as error:  # costs only what it would have learned
                 probe.fault("PreRequest", step, describe(error))
-            at = probe.lap(at, "PreRequest", step)
+            if timing:
+                at = probe.lap(at, "PreRequest", step)
 
     def request_headers(self, cycle: Cycle, decision: Decision) -> Sequence[tuple[str, str]]:
         """Request headers that plugins set; of one name the last plugin counts."""
@@ -201,13 +209,15 @@ class Scheduler:
             return ()
         headers: dict[str, str] = {}
         probe = self._probe
-        at = probe.start()
+        timing = probe.timing
+        at = probe.start() if timing else 0.0
         for step in self._answerers:
             try:
                 headers.update(step.plugin.answer_headers(request, decision, served))
             except Exception as error:  # costs only its own headers
                 probe.fault("ResponseReceived", step, describe(error))
-            at = probe.lap(at, "ResponseReceived", step)
+            if timing:
+                at = probe.lap(at, "ResponseReceived", step)
         return tuple(headers.items())
 
     def expected_output(self, request: Request) -> int | None:
