@@ -25,13 +25,16 @@ import grpc.aio
 from epp.adapters import PluginCounts, Reach, ScrapeCounts, SizedIndex, entries_of
 from epp.admission.gate import Gate
 from epp.config.loaded import Loaded
+from epp.config.own import OwnBlock
 from epp.datalayer.inflight import Ledger
 from epp.datalayer.outliers import Outliers, recover
 from epp.datalayer.store import Store
 from epp.director import Director, Settings
+from epp.extproc import native
 from epp.extproc.certificates import from_directory, self_signed
 from epp.extproc.grpcio import GrpcioTransport
 from epp.extproc.health import Health, serve_health
+from epp.extproc.native import NativeTransport
 from epp.extproc.transport import Limits, Tls, Transport
 from epp.feeds import Feeds
 from epp.parsing.select import Parsers
@@ -55,6 +58,8 @@ class Options:
 
     pool_name: str = "default"
     bind_address: str = "[::]"
+    transport: str = ""
+    """`native` or `grpcio`; empty for native where it is installed."""
     grpc_port: int = 9002
     grpc_health_port: int = 9003
     health_checking: bool = False
@@ -76,6 +81,10 @@ class Options:
     notices: tuple[str, ...] = ()
 
 
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
 class App:
     """One running picker."""
 
@@ -83,6 +92,7 @@ class App:
         """Raises ValueError or OSError for options that cannot be used."""
         self.options = options
         own = loaded.own
+        self.transport_name = options.transport or ("native" if native.is_built() else "grpcio")
         self._draining = False
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -131,25 +141,8 @@ class App:
             seed=lambda: chance.getrandbits(32),
         )
         self.health = Health(lambda: not self.missing())
-        self.transport: Transport = GrpcioTransport(
-            director,
-            address=f"{options.bind_address}:{options.grpc_port}",
-            sink=self.metrics,
-            new_id=lambda: str(uuid.uuid4()),
-            limits=Limits(
-                max_body_bytes=own.limits.max_body_bytes,
-                max_buffered_bytes=own.limits.max_buffered_bytes,
-                max_streams=own.limits.max_streams,
-                progress_timeout_s=own.limits.progress_timeout,
-                answer_timeout_s=own.limits.answer_timeout,
-                max_message_bytes=options.grpc_max_recv_bytes,
-            ),
-            tls=self._tls(),
-            reload_tls=options.cert_reload,
-            reflection=options.grpc_reflection,
-            servicers=(self.health.register,) if options.health_checking else (),
-            max_send_bytes=options.grpc_max_send_bytes,
-        )
+        self.transport = self._transport(director, own)
+        self.metrics.watch_transport(self.transport_name, self.transport.collect)
         self.web = WebServer(
             options.web,
             metrics=self.metrics,
@@ -165,6 +158,42 @@ class App:
             *self.web.notices,
         )
         self.metrics.config_notices(len(loaded.notices))
+
+    def _transport(self, director: Director, own: OwnBlock) -> Transport:
+        options = self.options
+        limits = Limits(
+            max_body_bytes=own.limits.max_body_bytes,
+            max_buffered_bytes=own.limits.max_buffered_bytes,
+            max_streams=own.limits.max_streams,
+            progress_timeout_s=own.limits.progress_timeout,
+            answer_timeout_s=own.limits.answer_timeout,
+            max_message_bytes=options.grpc_max_recv_bytes,
+        )
+        address = f"{options.bind_address}:{options.grpc_port}"
+        tls = self._tls()
+        if self.transport_name == "native":
+            return NativeTransport(
+                director,
+                address=address,
+                sink=self.metrics,
+                new_id=_new_id,
+                limits=limits,
+                tls=tls,
+                reload_tls=options.cert_reload,
+                ready=(lambda: not self.missing()) if options.health_checking else None,
+            )
+        return GrpcioTransport(
+            director,
+            address=address,
+            sink=self.metrics,
+            new_id=_new_id,
+            limits=limits,
+            tls=tls,
+            reload_tls=options.cert_reload,
+            reflection=options.grpc_reflection,
+            servicers=(self.health.register,) if options.health_checking else (),
+            max_send_bytes=options.grpc_max_send_bytes,
+        )
 
     def _tls(self) -> Callable[[], Tls] | None:
         if not self.options.secure_serving:
@@ -281,7 +310,7 @@ class App:
         for notice in self.tracer.notices:
             log.info("%s", notice)
         log.info(
-            "serving ext_proc on port %d (%s), gRPC health on %d, metrics on %d; %d endpoints",
-            self.transport.port, "TLS" if self.options.secure_serving else "plain text", self.health_port,
-            self.web.port, len(self.store),
+            "serving ext_proc on port %d (%s, %s), gRPC health on %d, metrics on %d; %d endpoints",
+            self.transport.port, self.transport_name, "TLS" if self.options.secure_serving else "plain text",
+            self.health_port, self.web.port, len(self.store),
         )  # fmt: skip

@@ -113,6 +113,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--endpoint-selector",), refused=_KUBERNETES),
     Flag(("--endpoint-target-ports",), refused=_KUBERNETES),
     Flag(("--ha-enable-leader-election",), BOOL, False, refused="leader election is not supported yet"),
+    Flag(("--transport",), click.Choice(["auto", "native", "grpcio"]), "auto", "what serves ext_proc; auto: native where it is installed"),
     Flag(("--grpc-port",), PORT, 9002, "ext_proc port"),
     Flag(("--grpc-health-port",), PORT, 9003, "gRPC health port, plain text"),
     Flag(("--metrics-port",), PORT, 9090, "port of /metrics, /healthz, /readyz and /debug"),

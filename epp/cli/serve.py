@@ -88,6 +88,7 @@ def _options(flags: dict[str, Any]) -> Any:
     return Options(
         pool_name=pool_name(flags["pool_name"]),
         bind_address=f"[{host}]" if ":" in host else host,
+        transport=_transport(flags),
         grpc_port=flags["grpc_port"],
         grpc_health_port=flags["grpc_health_port"],
         health_checking=flags["health_checking"],
@@ -110,6 +111,24 @@ def _options(flags: dict[str, Any]) -> Any:
     )
 
 
+def _transport(flags: dict[str, Any]) -> str:
+    """The name of the transport; one that cannot do what other flags ask for is refused."""
+    from epp.extproc.native import is_built
+
+    wanted: str = flags["transport"]
+    if wanted == "native":
+        if not is_built():
+            raise click.UsageError(
+                "--transport native: the package inference-epp-native is not installed; "
+                "install inference-epp[native], or build it from native/"
+            )
+        if flags["grpc_reflection"]:
+            raise click.UsageError("--grpc-reflection needs --transport grpcio")
+    if wanted == "auto":
+        return "native" if is_built() and not flags["grpc_reflection"] else "grpcio"
+    return wanted
+
+
 def _idle(flags: dict[str, Any]) -> list[str]:
     """Flags that another flag leaves without work."""
     said = []
@@ -117,6 +136,8 @@ def _idle(flags: dict[str, Any]) -> list[str]:
         said.append("--cert-path has no effect: --secure-serving is false")
     if flags["enable_cert_reload"] and not (flags["cert_path"] and flags["secure_serving"]):
         said.append("--enable-cert-reload has no effect: there is no certificate of --cert-path to reload")
+    if _transport(flags) == "native" and flags["grpc_max_send_msg_size"] not in (0, -1):
+        said.append("--grpc-max-send-msg-size has no effect: the native transport's messages are short")
     interval_s = flags["refresh_metrics_interval"]
     if interval_s is not None and interval_s < MIN_INTERVAL_S:
         said.append(f"--refresh-metrics-interval is raised to {MIN_INTERVAL_S * 1e3:g}ms, the shortest")
