@@ -15,11 +15,11 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epp.extproc.grpcio import GrpcioTransport
 from epp.extproc.transport import Limits
 from tests.fakes.sink import CountingSink
 from tests.house import House, chat
 from tests.wire import gateway as gw
+from tests.wire.transports import TRANSPORTS, build
 
 CHAT = {":method": "POST", ":path": "/v1/chat/completions", "x-gateway-model-name-rewrite": "target"}
 SUBSETS = [
@@ -38,16 +38,11 @@ VALUES = [b"", b"\xff\xfe\x00", b"a\r\nb: c", "²".encode(), b"/v1/responses/x",
 class Served:
     """A transport on a loop of its own, in front of the real rooms."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         self.house = House(4)
         self.sink = CountingSink()
-        self.transport = GrpcioTransport(
-            self.house.director,
-            address="127.0.0.1:0",
-            sink=self.sink,
-            new_id=lambda: "made",
-            limits=Limits(max_body_bytes=300_000),
-        )
+        limits = Limits(max_body_bytes=300_000)
+        self.transport = build(kind, self.house.director, sink=self.sink, limits=limits)
         self.loop = asyncio.new_event_loop()
         self.run(self.transport.start())
         self.channel = self.run(self._channel())
@@ -85,13 +80,20 @@ class Served:
         await call.code()
 
     async def all_ended(self) -> None:
-        while self.transport.open_streams:
+        """A transport may tell of ends a little later than it counts them."""
+        house, transport = self.house, self.transport
+        while (
+            transport.open_streams
+            or transport.held_bytes
+            or house.ledger.open_entries
+            or house.director.kept_bytes
+        ):
             await asyncio.sleep(0.001)
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    served = Served()
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    served = Served(request.param)
     yield served
     served.stop()
 
