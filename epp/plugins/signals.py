@@ -28,12 +28,12 @@ def prefix_match(cycle: Cycle, producer: str) -> PrefixMatch | None:
 
 def uncached_tokens(cycle: Cycle, rows: Ints, producer: str = "") -> Floats:
     """Tokens of this prompt that each endpoint would have to prefill, as far as we know."""
-    total = float(cycle.request.input_tokens)
+    total = cycle.request.input_tokens
     match = prefix_match(cycle, producer)
     if match is None:
-        return np.full(len(rows), total)
-    left = total - match.matched_blocks[rows] * match.block_tokens
-    return np.maximum(left, 0.0, out=left)
+        return np.full(len(rows), float(total))
+    left: Floats = total - match.tokens(total)[rows]
+    return left
 
 
 def inflight_tokens(cycle: Cycle, rows: Ints, producer: str = "") -> Floats:

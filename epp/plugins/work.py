@@ -10,13 +10,12 @@ from msgspec import Meta
 
 from epp.domain.endpoint import Endpoint
 from epp.domain.snapshot import NEVER, Floats, Ints, Snapshot
-from epp.plugins.signals import uncached_tokens
+from epp.plugins.signals import prefix_match
 from epp.scheduling.columns import greatest, least
 from epp.scheduling.contract import BuildContext, Cycle, PluginType
 
-# numpy takes an array without dimensions in 0.2 us less than a Python number.
-_ZERO = np.asarray(0.0)
 _ONE = np.asarray(1.0)
+"""numpy takes an array without dimensions in 0.2 us less than a Python number."""
 
 
 class ExpectedWorkParameters(
@@ -123,8 +122,6 @@ class ExpectedWork:
         self._foreign = ForeignRequests(parameters.foreign_smoothing_seconds)
         self._running_tokens = np.asarray(parameters.running_tokens)
         self._uncached_weight = np.asarray(parameters.uncached_weight)
-        self._idle_weight = np.asarray(parameters.uncached_weight - 1.0)
-        """What an idle endpoint is spared of each token that it lacks and another has."""
 
     def cost(self, cycle: Cycle, rows: Ints) -> Floats:
         """Tokens of work before this request would be through its prefill, one value per row."""
@@ -142,27 +139,38 @@ class ExpectedWork:
             average = cost.sum() / count if count > 0 else p.running_tokens
             cost += others * average
             running = ours + others
-        uncached = uncached_tokens(cycle, rows, p.prefix_match_info_producer_name)
-        cost += uncached * self._uncached_weight
-        if p.uncached_weight > 1.0 and len(rows) > 1:
-            fewest = least(uncached)
-            if greatest(uncached) > fewest:
-                average = float(running.sum()) / len(rows)
-                idle = running * (-float(self._idle_weight) / max(1.0, average))
-                idle += self._idle_weight
-                np.maximum(idle, _ZERO, out=idle)
-                uncached -= fewest
-                idle *= uncached
-                cost -= idle
+        tokens, weight = cycle.request.input_tokens, p.uncached_weight
+        fewest = float(tokens)
+        match = prefix_match(cycle, p.prefix_match_info_producer_name)
+        if match is not None:
+            cached = match.tokens(tokens)
+            if rows is not snapshot.every:
+                cached = cached[rows]
+            most = greatest(cached)
+            if least(cached) < most:
+                lacking = most - cached
+                lacking *= self._price(running) if weight > 1.0 else self._uncached_weight
+                cost += lacking
+            fewest -= most
+        cost += fewest * weight
         return cost
 
+    def _price(self, running: Floats) -> Floats:
+        """Of a token that an endpoint lacks and another has: 1 where nothing runs, the full weight from the
+        average on."""
+        average = float(running.sum()) / len(running)
+        price: Floats = running * ((self._p.uncached_weight - 1.0) / max(1.0, average))
+        price += _ONE
+        np.minimum(price, self._uncached_weight, out=price)
+        return price
+
     def score(self, cycle: Cycle, rows: Ints) -> Floats:
+        if not len(rows):
+            return np.zeros(0)
         cost = self.cost(cycle, rows)
-        if not len(cost):
-            return cost
         cost += _ONE
-        # In place: the cost is read by nobody else.
-        return np.divide(least(cost), cost, out=cost)
+        scores: Floats = least(cost) / cost
+        return scores
 
     def forget(self, slot: int) -> None:
         self._foreign.forget(slot)

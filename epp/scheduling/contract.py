@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
+import numpy as np
 
 from epp.domain.decision import Decision, ProfileRun
 from epp.domain.request import Request
@@ -19,14 +20,21 @@ from epp.domain.snapshot import Bools, Floats, Ints, Snapshot
 from epp.domain.views import InflightView
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PrefixMatch:
-    """How much of the request's prompt each endpoint has cached, as a producer believes."""
+class PrefixMatch(msgspec.Struct, eq=False):
+    """How much of the request's prompt each endpoint has cached, as a producer believes. Not to be changed."""
 
     matched_blocks: Floats
     """Aligned with the snapshot's rows; counted contiguously from the front, summed over prompts."""
     total_blocks: int
     block_tokens: int
+    _tokens: Floats | None = None
+
+    def tokens(self, prompt_tokens: int) -> Floats:
+        """The same in tokens, at most those of the whole prompt; computed once for all who ask."""
+        tokens = self._tokens
+        if tokens is None:
+            tokens = self._tokens = np.minimum(self.matched_blocks * self.block_tokens, prompt_tokens)
+        return tokens
 
 
 @dataclass(slots=True, eq=False)
