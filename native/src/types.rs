@@ -58,7 +58,14 @@ pub struct AnswerPlan {
 
 impl Default for AnswerPlan {
     fn default() -> Self {
-        AnswerPlan { api: Api::Opaque, stream: false, set: Vec::new(), restore: None, ask: false, observe: true }
+        AnswerPlan {
+            api: Api::Opaque,
+            stream: false,
+            set: Vec::new(),
+            restore: None,
+            ask: false,
+            observe: true,
+        }
     }
 }
 
@@ -192,13 +199,36 @@ pub struct Report {
 #[derive(Clone, Debug)]
 pub enum Event {
     /// Only where early refusals are asked for: Python answers `go_on` or a refusal.
-    Headers { head: Box<Head> },
+    Headers {
+        head: Box<Head>,
+    },
     /// Python answers a verdict, now or later.
-    Decide { head: Option<Box<Head>>, subset: Option<Vec<String>>, body: Bytes, truncated: bool },
+    Decide {
+        head: Option<Box<Head>>,
+        subset: Option<Vec<String>>,
+        body: Bytes,
+        truncated: bool,
+    },
     /// A limit was reached: Python answers with the refusal.
-    Limited { head: Option<Box<Head>>, limit: Limit, text: String },
+    Limited {
+        head: Option<Box<Head>>,
+        limit: Limit,
+        text: String,
+    },
     /// Python answers with headers to set where `wait`.
-    Answered { head: Option<Box<Head>>, answer: Box<AnswerHead>, wait: bool },
-    FirstToken { at: f64 },
-    End { head: Option<Box<Head>>, ending: Ending, report: Box<Report> },
+    Answered {
+        head: Option<Box<Head>>,
+        answer: Box<AnswerHead>,
+        wait: bool,
+    },
+    /// The first with content of the answer's body. Has a head where the answer's headers were not shown to us.
+    FirstToken {
+        head: Option<Box<Head>>,
+        at: f64,
+    },
+    End {
+        head: Option<Box<Head>>,
+        ending: Ending,
+        report: Box<Report>,
+    },
 }

@@ -1,0 +1,7 @@
+//! Python's values to ours and back. Attribute names are those of `epp.domain.views` and `epp.domain.errors`.
+
+mod events;
+mod verdicts;
+
+pub use events::{Body, event, event_with};
+pub use verdicts::{pairs, refusal, route, verdict};
