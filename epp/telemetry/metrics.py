@@ -50,6 +50,8 @@ _REQUEST_CELLS: dict[str, Callable[[RequestMeter], Iterable[Cell]]] = {
     table.ITL.name: lambda m: ((m.key, m.itl),),
 }
 
+_ENDINGS: dict[Ending, Key] = {ending: (ending.value,) for ending in Ending}
+
 
 class Metrics:
     """Written by the event loop alone. `stream_metrics`: --enable-grpc-stream-metrics."""
@@ -88,6 +90,9 @@ class Metrics:
         """`.observe(seconds)`: from the request's headers until it went on to its endpoint."""
         self.answer_processing = self._histograms[table.ANSWER_PROCESSING.name][()]
         """`.observe(seconds)`: our own time on one answer, summed over its chunks."""
+        self._prefixes: dict[Key, tuple[Histogram, Histogram]] = {}
+        """Ratios and bytes by plugin."""
+        self._endings = self._numbers[table.ENDINGS.name]
         self._stream_duration = self._histograms[table.STREAM_DURATION.name][()]
         self._streams = 0
         self._overflows = 0
@@ -152,7 +157,8 @@ class Metrics:
         self._add(table.REFUSALS, (row.code, str(row.status)))
 
     def ended(self, ending: Ending) -> None:
-        self._add(table.ENDINGS, (ending.value,))
+        key = _ENDINGS[ending]
+        self._endings[key] = self._endings.get(key, 0) + 1
 
     def internal_error(self, where: str) -> None:
         """A bug of ours; the caller logs the traceback."""
@@ -202,8 +208,12 @@ class Metrics:
     def prefix_lookup(self, plugin_name: str, plugin_type: str, ratio: float, hit_bytes: float) -> None:
         """One look-up: the share of the prompt believed cached at the chosen endpoint, and its bytes."""
         key = (plugin_name, plugin_type)
-        self._histogram(table.PREFIX_RATIO, key).observe(ratio)
-        self._histogram(table.PREFIX_BYTES, key).observe(hit_bytes)
+        pair = self._prefixes.get(key)
+        if pair is None:
+            pair = self._histogram(table.PREFIX_RATIO, key), self._histogram(table.PREFIX_BYTES, key)
+            self._prefixes[key] = pair
+        pair[0].observe(ratio)
+        pair[1].observe(hit_bytes)
 
     def rewritten(self, rule: str, model: str, target_model: str) -> None:
         self._add(table.REWRITES, (rule, self._models(model), self._models(target_model)))

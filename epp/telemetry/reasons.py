@@ -6,6 +6,7 @@ Nothing is computed when a decision is made: the ring keeps the value and descri
 from __future__ import annotations
 
 from collections import deque
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -147,8 +148,7 @@ class DecisionLog:
     def __init__(self, capacity: int = DECISIONS_MAX, max_bytes: int = BYTES_MAX) -> None:
         self._capacity = capacity
         self._max_bytes = max_bytes
-        self._ring: deque[tuple[Decision, int]] = deque()
-        self._by_id: dict[str, Decision] = {}
+        self._ring: deque[Decision] = deque()
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -160,44 +160,37 @@ class DecisionLog:
         return self._bytes
 
     def record(self, decision: Decision) -> None:
-        """Of two decisions with one request id the later is found."""
         ring = self._ring
-        cost = _cost(decision)
-        self._bytes += cost
-        if not ring or ring[-1][0].snapshot is not decision.snapshot:
-            self._bytes += _snapshot_cost(decision.snapshot)
-        ring.append((decision, cost))
-        self._by_id[decision.request_id] = decision
-        while len(ring) > self._capacity or (self._bytes > self._max_bytes and len(ring) > 1):
-            self._drop_oldest()
+        snapshot = decision.snapshot
+        held = self._bytes + _cost(decision)
+        if not ring or ring[-1].snapshot is not snapshot:
+            held += _snapshot_cost(snapshot)
+        ring.append(decision)
+        while len(ring) > self._capacity or (held > self._max_bytes and len(ring) > 1):
+            oldest = ring.popleft()
+            held -= _cost(oldest)
+            if not ring or ring[0].snapshot is not oldest.snapshot:
+                held -= _snapshot_cost(oldest.snapshot)
+        self._bytes = held
 
     def find(self, request_id: str) -> Decision | None:
-        return self._by_id.get(request_id)
+        """Of several decisions with one request id the last. Searches: asked for rarely, recorded always."""
+        return next((decision for decision in reversed(self._ring) if decision.request_id == request_id), None)
 
     def recent(self, n: int) -> list[Decision]:
         """The last n, newest first."""
-        newest = reversed(self._ring)
-        return [decision for decision, _ in (next(newest) for _ in range(min(n, len(self._ring))))]
-
-    def _drop_oldest(self) -> None:
-        decision, cost = self._ring.popleft()
-        self._bytes -= cost
-        if not self._ring or self._ring[0][0].snapshot is not decision.snapshot:
-            self._bytes -= _snapshot_cost(decision.snapshot)
-        if self._by_id.get(decision.request_id) is decision:
-            del self._by_id[decision.request_id]
+        return list(islice(reversed(self._ring), max(0, n)))
 
 
 def _cost(decision: Decision) -> int:
     """Bytes of the arrays and names that only this decision holds; 1 KiB for the objects around them."""
-    cost = 1024 + 4 * (len(decision.model) + len(decision.target_model) + len(decision.request_id))
+    names = len(decision.model) + len(decision.target_model) + len(decision.request_id)
+    columns = len(decision.attributes) * len(decision.snapshot.endpoints)
     for run in decision.runs:
-        cost += 8 * (len(run.candidates) + len(run.rows) * (2 + len(run.scores)))
+        columns += len(run.candidates) + len(run.rows) * (2 + len(run.scores))
         for drop in run.drops:
-            cost += 8 * len(drop.rows)
-    for column in decision.attributes.values():
-        cost += 8 * len(column)
-    return cost
+            columns += len(drop.rows)
+    return 1024 + 4 * names + 8 * columns
 
 
 def _snapshot_cost(snapshot: Snapshot) -> int:
