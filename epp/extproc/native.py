@@ -1,7 +1,8 @@
 """The compiled transport: Rust moves and reads the bytes, this file calls the door with what it found.
 
 Its thread queues events and makes a descriptor readable; the event loop then takes them in batches, so the
-door is only ever called by the loop. What was seen of answers waits for the next request's event, or a moment.
+door is only ever called by the loop. What was seen of answers waits for the next
+request, or a moment.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ impl Inbox {
         self.rest.is_empty() && self.gathered.is_empty()
     }
 
-    /// Call `next` until it gives nothing before each further piece.
+    /// Call `take` until it gives nothing before each further piece.
     pub fn push(&mut self, data: Bytes) {
         if self.gathered.is_empty() && self.rest.is_empty() {
             self.rest = data;
@@ -43,7 +43,7 @@ impl Inbox {
         self.gathered.extend_from_slice(&data);
     }
 
-    pub fn next(&mut self) -> Result<Option<Bytes>, Broken> {
+    pub fn take(&mut self) -> Result<Option<Bytes>, Broken> {
         let seen: &[u8] = if self.gathered.is_empty() { &self.rest } else { &self.gathered };
         if seen.len() < PREFIX {
             return Ok(None);
@@ -98,7 +98,7 @@ mod tests {
             let mut seen = Vec::new();
             for piece in all.chunks(step) {
                 inbox.push(Bytes::copy_from_slice(piece));
-                while let Some(message) = inbox.next().unwrap() {
+                while let Some(message) = inbox.take().unwrap() {
                     seen.push(message);
                 }
             }
@@ -111,9 +111,9 @@ mod tests {
     fn what_cannot_be_taken_is_an_error() {
         let mut inbox = Inbox::new(4);
         inbox.push(Bytes::from(framed(&[b"12345"])));
-        assert_eq!(inbox.next(), Err(Broken::TooLarge(5)));
+        assert_eq!(inbox.take(), Err(Broken::TooLarge(5)));
         let mut inbox = Inbox::new(4);
         inbox.push(Bytes::from_static(&[1, 0, 0, 0, 0]));
-        assert_eq!(inbox.next(), Err(Broken::Compressed));
+        assert_eq!(inbox.take(), Err(Broken::Compressed));
     }
 }

@@ -102,8 +102,7 @@ impl Server {
             .map_err(|error| PyOSError::new_err(format!("cannot listen on {address}: {error}")))?;
         let port = socket.local_addr().map_err(os_error)?.port();
         let listening = Listening { socket, certificates: certificates.clone() };
-        let started =
-            io::spawn(self.options.clone(), listening, self.handoff.clone(), self.counts.clone());
+        let started = io::spawn(self.options.clone(), listening, self.handoff.clone(), self.counts.clone());
         *thread = Some(started.map_err(os_error)?);
         *self.tls.lock() = certificates;
         Ok(port)

@@ -151,6 +151,8 @@ impl Stream {
     /// A reply of Python's.
     pub fn reply(&self, down: Down) {
         let done = catch_unwind(AssertUnwindSafe(|| {
+            // The task waits for data by itself; it must be woken where it had stopped reading.
+            let paused = self.state.borrow().exchange.blocked();
             self.act(|state, now| {
                 let out = &mut state.out;
                 match down {
@@ -172,7 +174,7 @@ impl Stream {
                     _ => {}
                 }
             });
-            if self.flush_ready() {
+            if self.flush_ready() || paused {
                 self.wake();
             }
         }));
@@ -338,7 +340,7 @@ impl Stream {
                 }
                 return Poll::Pending;
             }
-            match state.inbox.next() {
+            match state.inbox.take() {
                 Ok(Some(message)) => {
                     drop(state);
                     self.message(message);
@@ -403,7 +405,7 @@ impl Stream {
     /// Envoy has half-closed the stream: the request is over.
     fn half_closed(&self) {
         self.act(|state, now| {
-            state.exchange.over(false, now, &mut state.out);
+            state.over(false, now);
             state.close = Some(Close::Ok);
         });
     }
@@ -415,9 +417,10 @@ impl Stream {
             if state.send_some().is_err() {
                 return Poll::Ready(Err(()));
             }
-            let Some(send) = state.send.as_mut().filter(|_| state.queued_bytes > 0) else {
+            if state.queued_bytes == 0 {
                 return Poll::Ready(Ok(()));
-            };
+            }
+            let Some(send) = state.send.as_mut() else { return Poll::Ready(Err(())) };
             match send.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(_) => return Poll::Ready(Err(())),
@@ -430,7 +433,7 @@ impl Stream {
     fn flush_ready(&self) -> bool {
         let mut state = self.state.borrow_mut();
         let failed = state.send_some().is_err();
-        failed || state.queued_bytes > 0 || state.close.is_some() || !state.inbox.is_empty() || !state.heard_all()
+        failed || state.queued_bytes > 0 || state.close.is_some()
     }
 
     /// All is sent: the status, then nothing more.
@@ -458,7 +461,7 @@ impl Stream {
         }
         state.ended = true;
         let now = self.core.now();
-        state.exchange.over(drained, now, &mut state.out);
+        state.over(drained, now);
         state.out.frames.clear();
         self.settle(&mut state, now);
         state.queue.clear();
@@ -523,9 +526,8 @@ impl State {
         Ok(())
     }
 
-    fn heard_all(&self) -> bool {
-        // The task waits for data by itself; it must be woken only where it had stopped reading.
-        !self.exchange.blocked()
+    fn over(&mut self, drained: bool, now: f64) {
+        self.exchange.over(drained, now, &mut self.out);
     }
 }
 
