@@ -1,4 +1,7 @@
-"""A decision and its reasons, as one value. Logs, spans, debug pages and answer headers are views of it."""
+"""A decision and its reasons, as one value. Logs, spans, debug pages and answer headers are views of it.
+
+Thousands are kept, and no cycle can lead through one: the garbage collector need not look at them.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,14 @@ from epp.domain.endpoint import Endpoint
 from epp.domain.snapshot import Floats, Ints, Snapshot
 
 
-class Drop(Struct, frozen=True, eq=False):
+class Drop(Struct, frozen=True, eq=False, gc=False):
     """What one filter removed: rows of the snapshot."""
 
     filter: str
     rows: Ints
 
 
-class Score(Struct, frozen=True, eq=False):
+class Score(Struct, frozen=True, eq=False, gc=False):
     """Raw answers of one scorer, aligned with ProfileRun.rows, already clamped to [0, 1]."""
 
     scorer: str
@@ -23,7 +26,7 @@ class Score(Struct, frozen=True, eq=False):
     values: Floats
 
 
-class ProfileRun(Struct, frozen=True, eq=False):
+class ProfileRun(Struct, frozen=True, eq=False, gc=False):
     """One profile of one decision."""
 
     profile: str
@@ -42,7 +45,7 @@ class ProfileRun(Struct, frozen=True, eq=False):
     """(plugin, what went wrong): the plugin's answer was left out or clamped."""
 
 
-class Decision(Struct, frozen=True, eq=False):
+class Decision(Struct, frozen=True, eq=False, gc=False):
     """Where a request goes and why. `endpoints` is in rank order; the first is the primary."""
 
     request_id: str
@@ -74,9 +77,16 @@ class Decision(Struct, frozen=True, eq=False):
     @property
     def row(self) -> int:
         """Row of the primary endpoint in the snapshot."""
-        return next(run.picked[0] for run in self.runs if run.profile == self.primary)
+        primary = self.primary
+        for run in self.runs:
+            if run.profile == primary:
+                return run.picked[0]
+        raise LookupError(primary)
 
     @property
     def destination(self) -> str:
         """Value of x-gateway-destination-endpoint."""
-        return ",".join(endpoint.authority for endpoint in self.endpoints)
+        endpoints = self.endpoints
+        if len(endpoints) == 1:
+            return endpoints[0].authority
+        return ",".join([endpoint.authority for endpoint in endpoints])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 
 import numpy as np
@@ -55,8 +54,7 @@ class RequestHead(Struct, frozen=True):
     answer_view: AnswerView = AnswerView.ALWAYS
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
+class Prompt(Struct, frozen=True, gc=False):
     """One prompt to be prefilled: flattened text as UTF-8, or token ids. Exactly one of the two is set.
 
     Text counts as one token for every 4 bytes (the reference's estimate).
@@ -71,8 +69,7 @@ class Prompt:
         return len(self.tokens) if self.tokens is not None else (len(self.text) + 3) // 4
 
 
-@dataclass(slots=True)
-class Request:
+class Request(Struct):
     """One request after parsing. The director fills target_model, priority and fairness_id."""
 
     head: RequestHead
@@ -94,11 +91,14 @@ class Request:
     """Bytes [start, end) of the model's JSON string in the body, quotes included."""
     priority: int = 0
     fairness_id: str = "default-flow"
-    input_tokens: int = field(init=False)
-    """Sum over prompts; an estimate for text."""
+    input_tokens: int = 0
+    """Sum over prompts; an estimate for text. Computed, whatever is given."""
 
     def __post_init__(self) -> None:
-        self.input_tokens = sum(prompt.length for prompt in self.prompts)
+        tokens = 0
+        for prompt in self.prompts:
+            tokens += prompt.length
+        self.input_tokens = tokens
 
     @property
     def id(self) -> str:
@@ -109,8 +109,7 @@ class Request:
         return self.head.headers
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True, gc=False):
     """Token counts that the engine reported in its answer. None: not reported."""
 
     prompt_tokens: int | None = None
