@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import signal
 import sys
+import tempfile
 from asyncio.subprocess import PIPE, STDOUT
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,14 @@ from epp.cli.demo.ports import any_free
 pytestmark = pytest.mark.envoy
 
 ARGUMENTS = [sys.executable, "-m", "epp", "demo", "--seconds", "1", "--port"]
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """Two demos that look for free ports at the same moment find the same ones."""
+    with (Path(tempfile.gettempdir()) / "epp-demo-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def running_in(directory: Path) -> list[str]:
