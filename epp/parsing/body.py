@@ -16,6 +16,7 @@ from epp.parsing.rawjson import NONE, is_set
 T = TypeVar("T")
 
 REWRITE_HEADERS = ("x-llm-d-model-name-rewrite", "x-gateway-model-name-rewrite")
+_REWRITE, _REWRITE_OF_GATEWAY = REWRITE_HEADERS
 MODEL_HEADER = "x-gateway-model-name"
 """Set by a gateway that has looked into the body before us."""
 
@@ -34,7 +35,7 @@ _MISSING = re.compile(r"^Object missing required field `([^`]+)`")
 _TEXT: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
 
 
-class Fields(msgspec.Struct, kw_only=True):
+class Fields(msgspec.Struct, kw_only=True, gc=False):
     """What every JSON body may have. Others are skipped, not built; of repeated ones the last is used."""
 
     model: msgspec.Raw = NONE
@@ -43,6 +44,10 @@ class Fields(msgspec.Struct, kw_only=True):
 
 
 _FIELDS = msgspec.json.Decoder(Fields)
+_NAMES: dict[bytes, str] = {}
+"""JSON values of models -> names, as long as there are few."""
+_NAMES_MAX = 256
+_NAME_BYTES = 256
 
 
 def is_coarse(body: bytes) -> bool:
@@ -112,9 +117,13 @@ def model_of(
     """
     value = bytes(raw)
     if value[:1] == b'"':
-        name = decode(_TEXT, value, at="model")
+        name = _NAMES.get(value)
+        if name is None:
+            name = decode(_TEXT, value, at="model")
+            if len(_NAMES) < _NAMES_MAX and len(value) < _NAME_BYTES:
+                _NAMES[value] = name
         if name:
-            return name, span_of(raw, body) if not truncated else model_span(body)
+            return name, span_of(raw, body, value) if not truncated else model_span(body)
     elif value not in (b"", b"null"):
         raise Refused(Reason.MALFORMED, "`model` must be a string.", param="model")
     if truncated:
@@ -122,7 +131,7 @@ def model_of(
     if needed and not rewrite_target(head):
         raise Refused(Reason.MODEL_MISSING, "Missing required field `model`.", param="model")
     if value:
-        return "", span_of(raw, body)
+        return "", span_of(raw, body, value)
     start = body.index(b"{") + 1
     return "", (start, start)
 
@@ -134,27 +143,24 @@ def model_span(body: bytes) -> tuple[int, int] | None:
         raw = _FIELDS.decode(whole).model
     except (ValueError, RecursionError):
         return None
-    span = span_of(raw, whole) if is_set(raw) else None
+    span = span_of(raw, whole, bytes(raw)) if is_set(raw) else None
     return span if span is not None and span[1] <= len(body) else None
 
 
 def rewrite_target(head: RequestHead) -> str:
     """The model that a header forces on the request; empty for none."""
-    for name in REWRITE_HEADERS:
-        if target := head.headers.get(name):
-            return target
-    return ""
+    headers = head.headers
+    return headers.get(_REWRITE) or headers.get(_REWRITE_OF_GATEWAY) or ""
 
 
-def span_of(raw: msgspec.Raw, body: bytes) -> tuple[int, int]:
-    """Where a decoded raw value stands in the bytes it was decoded from: it is a view of them."""
+def span_of(raw: msgspec.Raw, body: bytes, value: bytes) -> tuple[int, int]:
+    """Where a decoded raw value, `value` as bytes, stands in those it was decoded from: it is a view of them."""
     if len(body) <= SMALL_BYTES:
-        value = bytes(raw)
         start = body.find(value)
         if body.find(value, start + 1) < 0:
             return start, start + len(value)
     start = _address(raw) - _address(body)
-    return start, start + len(memoryview(raw))
+    return start, start + len(value)
 
 
 def _address(buffer: bytes | msgspec.Raw) -> int:
