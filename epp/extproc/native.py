@@ -32,7 +32,7 @@ _FLUSH_EVERY = 8
 """Verdicts that leave together: the first of a batch must not wait for the last."""
 _HOUSEKEEPING_S = 1.0
 _NO_REPORT = Report()
-_VIEWS = (AnswerView.ALWAYS, AnswerView.CHOICE, AnswerView.NEVER)
+_VIEWS = {view.name: view for view in AnswerView}
 _ENDINGS = {ending.value: ending for ending in Ending}
 
 log = logging.getLogger("epp.extproc")
@@ -97,18 +97,18 @@ class NativeTransport:
             handoff_bounds=HANDOFF_S,
             fixed=fixed,
         )
-        self._handlers: tuple[Callable[..., None], ...] = (
-            self._headers,
-            self._decide,
-            self._limited,
-            self._answered,
-            self._first_token,
-            self._end,
-            self._health,
-            self._log,
-            self._thread_over,
-        )
-        """By the kinds of events, native/src/convert.rs."""
+        self._handlers: dict[str, Callable[..., None]] = {
+            "headers": self._headers,
+            "decide": self._decide,
+            "limited": self._limited,
+            "answered": self._answered,
+            "first_token": self._first_token,
+            "end": self._end,
+            "health": self._health,
+            "log": self._log,
+            "stopped": self._thread_over,
+        }
+        """By the names of events, native/src/convert/events.rs."""
 
     @property
     def port(self) -> int:
@@ -179,9 +179,9 @@ class NativeTransport:
         """The descriptor is readable."""
         server, handlers = self._server, self._handlers
         unsent = 0
-        for kind, stream, *content in server.drain(_BATCH):
+        for _, stream, name, *content in server.drain(_BATCH):
             try:
-                handlers[kind](stream, *content)
+                handlers[name](stream, *content)
             except Exception:
                 self._fault(stream)
             unsent += 1
@@ -268,8 +268,9 @@ class NativeTransport:
         if wait:
             self._server.set_answer(stream, fields)
 
-    def _first_token(self, stream: int, at: float) -> None:
-        self._calls[stream].first_token(at)
+    def _first_token(self, stream: int, head: tuple[Any, ...] | None, at: float) -> None:
+        self._forsake(stream)
+        self._call(stream, head).first_token(at)
 
     def _end(
         self,

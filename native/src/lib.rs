@@ -1,12 +1,37 @@
 //! The compiled ext_proc transport: bytes here, meaning in Python.
+//!
+//! `listener` and `stream` move bytes between HTTP/2 and `exchange`, the twin of `epp/extproc/exchange.py`, which
+//! knows the protocol (`proto` its messages, `answer` what is read of answers). `handoff` carries its events to
+//! Python and the replies back; `server` is what Python sees. The probes let tests compare the twins.
 
 pub mod answer;
 pub mod blocks;
-pub mod probe_answers;
+pub mod counts;
+pub mod exchange;
+pub mod handoff;
+pub mod health;
+pub mod inbox;
+pub mod io;
+pub mod listener;
+pub mod proto;
+pub mod stream;
+pub mod tls;
 pub mod types;
+
 #[cfg(feature = "python")]
 pub mod convert;
-pub mod exchange;
+#[cfg(feature = "python")]
+pub mod probe_answers;
 #[cfg(feature = "python")]
 pub mod probe_exchange;
-pub mod proto;
+#[cfg(feature = "python")]
+pub mod server;
+
+#[cfg(feature = "python")]
+#[pyo3::pymodule]
+fn inference_epp_native(module: &pyo3::Bound<'_, pyo3::types::PyModule>) -> pyo3::PyResult<()> {
+    use pyo3::types::PyModuleMethods;
+    module.add_class::<server::Server>()?;
+    probe_answers::register(module)?;
+    probe_exchange::register(module)
+}

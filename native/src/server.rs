@@ -20,12 +20,6 @@ use crate::io::{self, Listening, Options};
 use crate::tls;
 use crate::types::Verdict;
 
-/// Kinds of what `drain` returns, first in each tuple; the second is the stream's number.
-pub const STREAM: u8 = 0;
-pub const HEALTH: u8 = 1;
-pub const LOG: u8 = 2;
-pub const STOPPED: u8 = 3;
-
 const BACKLOG: i32 = 1024;
 
 /// Serves Envoy's ExternalProcessor on a thread of its own. All methods are for one Python thread.
@@ -128,19 +122,19 @@ impl Server {
         self.handoff.set_eager(eager);
     }
 
-    /// At most `limit` events as tuples (kind, stream, ...).
+    /// At most `limit` events as tuples (0, stream, name, ...): those of `convert::event`, and
+    /// `health`; `log` (warning, text); `stopped` (asked).
     fn drain<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyList>> {
         self.here()?;
         let list = PyList::empty(py);
         for (id, up) in self.handoff.take(limit) {
-            let tuple = match up {
+            list.append(match up {
                 Up::Nothing => continue,
-                Up::Stream(event, answered) => convert::event(py, id, event, answered)?,
-                Up::Health => (HEALTH, id).into_pyobject(py)?,
-                Up::Log { warning, text } => (LOG, id, warning, text).into_pyobject(py)?,
-                Up::Stopped { asked } => (STOPPED, id, asked).into_pyobject(py)?,
-            };
-            list.append(tuple)?;
+                Up::Stream(event, answered) => convert::event_with(py, 0, id, event, answered)?,
+                Up::Health => (0, id, "health").into_pyobject(py)?,
+                Up::Log { warning, text } => (0, id, "log", warning, text).into_pyobject(py)?,
+                Up::Stopped { asked } => (0, id, "stopped", asked).into_pyobject(py)?,
+            })?;
         }
         Ok(list)
     }

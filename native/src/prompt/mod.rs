@@ -1,0 +1,69 @@
+//! The hashes of a prompt's blocks, found while its body comes in, for the plain shapes of chat and
+//! completions bodies: text and nothing but text, in the usual order.
+//!
+//! What it says is what `epp/parsing/openai.py`, `flatten.py` and `blocks.py` say of the whole body. Where a
+//! body has another shape, may be refused or leaves any other doubt, it says nothing, and those have to look.
+
+mod flat;
+mod shape;
+mod tokens;
+
+use crate::types::Api;
+use flat::FlatText;
+use shape::Shape;
+use tokens::Tokens;
+
+/// A body with more of these may be hashed as it stands: `epp.parsing.body.is_coarse`.
+const MAX_OBJECTS: usize = 50_000;
+const MAX_QUOTES: usize = 400_000;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    pub chain: Vec<u64>,
+    /// Length of the flattened text.
+    pub text_bytes: u64,
+}
+
+/// Feed every piece of one body; `finish` after the last.
+pub struct PromptScan {
+    /// None: given up.
+    state: Option<(Tokens, Shape)>,
+    objects: usize,
+    quotes: usize,
+}
+
+impl PromptScan {
+    /// Gives up at once where `api` is neither chat nor completions.
+    pub fn new(api: Api, block_bytes: usize, max_blocks: usize) -> PromptScan {
+        let known = matches!(api, Api::Chat | Api::Completions) && block_bytes > 0;
+        let state = known.then(|| {
+            let text = FlatText::new(block_bytes, max_blocks);
+            (Tokens::default(), Shape::new(api == Api::Chat, text))
+        });
+        PromptScan { state, objects: 0, quotes: 0 }
+    }
+
+    pub fn push(&mut self, piece: &[u8]) {
+        let Some((tokens, shape)) = &mut self.state else { return };
+        self.objects += count(piece, b'{');
+        self.quotes += count(piece, b'"');
+        let is_plain = self.objects <= MAX_OBJECTS && self.quotes <= MAX_QUOTES;
+        if !is_plain || tokens.push(piece, shape).is_none() {
+            self.state = None;
+        }
+    }
+
+    pub fn finish(self) -> Option<Scanned> {
+        let (tokens, shape) = self.state?;
+        tokens.is_done().then_some(())?;
+        let (chain, text_bytes) = shape.finish()?.finish()?;
+        Some(Scanned { chain, text_bytes })
+    }
+}
+
+/// In parts whose counts fit a byte, so that many are counted at once.
+fn count(data: &[u8], wanted: u8) -> usize {
+    data.chunks(255)
+        .map(|part| usize::from(part.iter().fold(0u8, |count, byte| count + u8::from(*byte == wanted))))
+        .sum()
+}
