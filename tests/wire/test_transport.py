@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from epp.domain.errors import Reason, Refused, answer_of
 from epp.domain.views import Ending, Route
 from epp.extproc.certificates import from_directory, self_signed
 from epp.extproc.grpcio import GrpcioTransport
-from epp.extproc.transport import Limits
+from epp.extproc.native import NativeTransport
+from epp.extproc.transport import Limits, Tls, Transport
 from tests.fakes.door import FakeCall, FakeDoor
 from tests.fakes.sink import CountingSink
 from tests.wire import gateway as gw
@@ -31,6 +33,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 async def until(so: Callable[[], bool]) -> None:
+    """Ends are told and counted a little later than the gateway sees them."""
     async with asyncio.timeout(10):
         while not so():
             await asyncio.sleep(0.005)
@@ -178,27 +181,37 @@ async def test_a_message_over_grpcs_default_limit_is_taken(kind: str) -> None:
         call.cancel()
 
 
+async def answered(port: int, trusted: bytes) -> bool:
+    """False for somebody who trusts another certificate."""
+    credentials = grpc.ssl_channel_credentials(trusted)
+    options = (("grpc.ssl_target_name_override", "localhost"), ("grpc.use_local_subchannel_pool", 1))
+    async with grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=options) as channel:
+        call = gw.stream(channel)
+        try:
+            await call.write(gw.request_headers(end=True))
+            return bool((await call.read()).WhichOneof("response") == "request_headers")
+        except grpc.aio.AioRpcError:
+            return False
+        finally:
+            call.cancel()
+
+
 async def test_tls_with_reload(kind: str, tmp_path: Path) -> None:
-    pair = self_signed()
-    (tmp_path / "tls.crt").write_bytes(pair.certificate)
-    (tmp_path / "tls.key").write_bytes(pair.key)
+    pairs = [self_signed(), self_signed()]
+
+    def write(pair: Tls) -> None:
+        (tmp_path / "tls.crt").write_bytes(pair.certificate)
+        (tmp_path / "tls.key").write_bytes(pair.key)
+
+    write(pairs[0])
     source = from_directory(tmp_path)
     async with serving(kind, FakeDoor(), tls=source, reload_tls=True) as (transport, _):
-        for expected in (pair, self_signed()):
-            (tmp_path / "tls.crt").write_bytes(expected.certificate)
-            (tmp_path / "tls.key").write_bytes(expected.key)
-            trusted = grpc.ssl_channel_credentials(expected.certificate)
-            options = (
-                ("grpc.ssl_target_name_override", "localhost"),
-                ("grpc.use_local_subchannel_pool", 1),
-            )
-            async with grpc.aio.secure_channel(
-                f"127.0.0.1:{transport.port}", trusted, options=options
-            ) as channel:
-                call = gw.stream(channel)
-                await call.write(gw.request_headers(end=True))
-                assert (await call.read()).WhichOneof("response") == "request_headers"
-                call.cancel()
+        for pair in pairs:
+            write(pair)
+            async with asyncio.timeout(20):
+                while not await answered(transport.port, pair.certificate):
+                    await asyncio.sleep(0.05)
+        assert not await answered(transport.port, pairs[0].certificate)
 
 
 async def test_what_waits_for_a_slow_reader_counts_against_the_budget(kind: str) -> None:
@@ -310,37 +323,60 @@ async def test_a_taken_port_is_an_oserror(kind: str) -> None:
             await second.start()
 
 
-# --- grpcio alone -----------------------------------------------------------------------------------------
-
-
-async def test_grpcio_refuses_at_the_headers() -> None:
+async def test_a_refusal_can_come_before_the_body(kind: str) -> None:
     door = FakeDoor(early=Refused(Reason.SHED, "later"))
-    async with serving("grpcio", door) as (transport, _), gw.channel(transport.port) as channel:
+    async with serving(kind, door, early=True) as (transport, _), gw.channel(transport.port) as channel:
         call = gw.stream(channel)
         await call.write(gw.request_headers())
         assert (await call.read()).immediate_response.status.code == 429
         assert await call.read() is grpc.aio.EOF
+        assert await ended(door) is Ending.REFUSED
 
 
-async def test_grpcio_resets_an_answer_by_a_status() -> None:
-    door, sink = FakeDoor(), CountingSink()
-    served = GrpcioTransport(door, address="127.0.0.1:0", sink=sink, new_id=str)
-    await served.start()
-    async with gw.channel(served.port) as channel:
+async def test_a_request_that_goes_on_was_asked_about_at_its_headers(kind: str) -> None:
+    door = FakeDoor()
+    async with serving(kind, door, early=True) as (transport, _), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers())
+        await until(lambda: len(door.calls) == 1)
+        await call.write(gw.request_body(b"whole", end=True))
+        assert (await call.read()).WhichOneof("response") == "request_headers"
+        assert door.calls[0].body == b"whole"
+        call.cancel()
+
+
+def abort(served: Transport, refused: Refused) -> None:
+    """The only open stream. grpcio takes it to the wire with the next message."""
+    if isinstance(served, NativeTransport):
+        (number,) = served._calls
+        served._abort(number, refused)
+        served._server.flush()
+    else:
+        assert isinstance(served, GrpcioTransport)
+        (stream,) = served._streams
+        stream.exchange._out += stream.exchange.abort(answer_of(refused))
+
+
+async def test_an_answer_that_has_begun_is_ended_by_a_status(kind: str) -> None:
+    """On which Envoy resets the client's."""
+    door = FakeDoor()
+    async with serving(kind, door) as (transport, sink), gw.channel(transport.port) as channel:
         call = gw.stream(channel)
         await call.write(gw.request_headers(end=True))
         await call.read()
         await call.write(gw.answer_headers())
         await call.read()
-        (stream,) = served._streams
-        exchange = stream.exchange
-        exchange._out += exchange.abort(answer_of(Refused(Reason.SHED, "make room")))
-        await call.write(gw.answer_body(b"takes it along"))
+        await until(lambda: door.calls[0].answer_head is not None)
+        abort(transport, Refused(Reason.SHED, "make room"))
+        with suppress(grpc.aio.AioRpcError):  # it may be over by then
+            await call.write(gw.answer_body(b"takes it along"))
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
         assert await ended(door) is Ending.ERROR
         await until(lambda: sink.closed == ["UNAVAILABLE"])
         assert sink.violations == sink.errors == []
-    await served.stop(0)
+
+
+# --- grpcio alone -----------------------------------------------------------------------------------------
 
 
 async def test_grpcio_keeps_no_copy_of_a_body() -> None:
