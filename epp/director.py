@@ -48,6 +48,9 @@ _TOKEN_BYTES = 4
 """Of text in a token, as everywhere in the prefix estimate."""
 MODEL_CHARS_MAX = 4096
 """Longest model name taken: a path is one, too. Names are kept with decisions and means."""
+_MODELS_MAX = 1024
+"""Whose service everywhere is remembered; clients choose the names."""
+_NO_USAGE = Usage()
 KEPT_BYTES_MAX = 64 << 20
 """Of prompts that are kept until the answer's headers tell who served them, all requests together. Further
 ones are let go at once: where the gateway retried elsewhere, that endpoint's cache is not learned of."""
@@ -101,8 +104,9 @@ class Director:
         self.homes = Homes()
         self.outputs = OutputLengths()
         self.kept_bytes = 0
-        self._every: Ints = np.arange(0)
-        """All rows of a snapshot, as long as their number stays."""
+        self._models: tuple[frozenset[str] | None, ...] = ()
+        self._everywhere: set[str] = set()
+        """Models that every endpoint serves, as far as `_models` tells."""
 
     def open(self, head: RequestHead) -> RequestCall:
         return RequestCall(self, head)
@@ -116,10 +120,7 @@ class Director:
         if not len(snapshot):
             raise Refused(Reason.NO_ENDPOINTS, "the pool has no endpoints")
         if subset is None or not self.settings.subset_filter:
-            rows = self._every
-            if len(rows) != len(snapshot):
-                rows = self._every = np.arange(len(snapshot))
-                rows.flags.writeable = False
+            rows = snapshot.every
         else:
             rows = subset_rows(snapshot, subset)
             if not len(rows):
@@ -130,16 +131,27 @@ class Director:
             there = [row for row in rows.tolist() if snapshot.endpoints[row].key == home]
             if there:
                 return np.asarray(there, dtype=np.intp)
-        if self.models is not None and request.target_model and request.api in _MODELLED:
-            serves = serving(snapshot, request.target_model, rows)
-            fit = np.count_nonzero(serves)
-            if fit == len(rows):
-                pass
-            elif fit:
-                rows = rows[serves]
-            elif self.models.certainly_unserved(snapshot, request.target_model, rows, self.clock()):
-                text = f"no endpoint of the pool serves the model {request.target_model[:200]!r}"
-                raise Refused(Reason.MODEL_NOT_FOUND, text, param="model")
+        if self.models is None or not request.target_model or request.api not in _MODELLED:
+            return rows
+        return self._serving(snapshot, request.target_model, rows, self.models)
+
+    def _serving(self, snapshot: Snapshot, model: str, rows: Ints, probe: ModelProbe) -> Ints:
+        """Without the rows that are known not to serve the model, unless that would be all of them."""
+        if snapshot.models is not self._models or len(self._everywhere) >= _MODELS_MAX:
+            self._models = snapshot.models
+            self._everywhere = set()
+        if model in self._everywhere:
+            return rows
+        serves = serving(snapshot, model, rows)
+        fit = np.count_nonzero(serves)
+        if fit == len(rows):
+            if rows is snapshot.every:
+                self._everywhere.add(model)
+        elif fit:
+            return rows[serves]
+        elif probe.certainly_unserved(snapshot, model, rows, self.clock()):
+            text = f"no endpoint of the pool serves the model {model[:200]!r}"
+            raise Refused(Reason.MODEL_NOT_FOUND, text, param="model")
         return rows
 
 
@@ -207,13 +219,17 @@ class RequestCall:
         d, head = self._d, self._head
         headers = head.headers
         trace = self._trace = d.tracer.request(head)
-        trace.enter("parse")
+        traced = trace is not UNTRACED
+        if traced:
+            trace.enter("parse")
         request = self._request = d.parsers.parse(head, body, truncated=truncated)
-        request.target_model = rewrite_target(head) or request.model or headers.get(MODEL_HEADER, "")
-        if len(request.model) > MODEL_CHARS_MAX or len(request.target_model) > MODEL_CHARS_MAX:
+        model = request.model
+        target = request.target_model = rewrite_target(head) or model or headers.get(MODEL_HEADER, "")
+        if len(model) > MODEL_CHARS_MAX or len(target) > MODEL_CHARS_MAX:
             text = f"`model` is longer than {MODEL_CHARS_MAX} characters."
             raise Refused(Reason.MALFORMED, text, param="model")
-        trace.parsed(request)
+        if traced:
+            trace.parsed(request)
         self._streaming = request.stream  # should the answer's headers not be shown to us
         request.fairness_id = headers.get(_FAIRNESS[0]) or headers.get(_FAIRNESS[1]) or request.fairness_id
         snapshot = d.store.snapshot
@@ -222,26 +238,28 @@ class RequestCall:
         if observation.heap:
             observation.settle(now)
         rows = d.candidates(snapshot, self._subset, request)
-        trace.enter("admit")
+        if traced:
+            trace.enter("admit")
         d.gate.admit(request, snapshot, rows, now)
-        trace.enter("schedule")
+        if traced:
+            trace.enter("schedule")
         try:
             cycle, decision = d.scheduler.schedule(request, snapshot, rows, now=now, seed=d.seed())
         except Refused:
-            d.metrics.scheduled(d.clock() - now, request.target_model, None)
+            d.metrics.scheduled(d.clock() - now, target, None)
             raise
         decided_at = d.clock()
-        d.metrics.scheduled(decided_at - now, request.target_model, decision.endpoint)
+        endpoint = self._endpoint = decision.endpoint
+        d.metrics.scheduled(decided_at - now, target, endpoint)
         self._decision = decision
-        self._endpoint = decision.endpoint
         d.decisions.record(decision)
-        trace.decided(decision)
+        if traced:
+            trace.decided(decision)
         expected = d.scheduler.expected_output(request)
         if expected is None:
-            expected = d.outputs.expected(request.target_model, request.max_output_tokens)
-        self._entry = d.ledger.start(
-            decision.endpoint.slot, prefill_tokens=decision.uncached_tokens, decode_tokens=expected
-        )
+            expected = d.outputs.expected(target, request.max_output_tokens)
+        uncached = decision.uncached_tokens
+        self._entry = d.ledger.start(endpoint.slot, prefill_tokens=uncached, decode_tokens=expected)
         d.scheduler.chosen(cycle, decision)
         self._count_prefix(cycle, decision)
         set_headers = list(d.scheduler.request_headers(cycle, decision))
@@ -249,26 +267,25 @@ class RequestCall:
             if not headers.get("x-request-id"):
                 set_headers.append(("x-request-id", head.request_id))
             set_headers += trace.headers
-        changed = self._rewritten(request, body)
-        restore = (request.target_model, request.model) if changed is not None and request.model else None
+        changed = self._rewritten(request, body) if target != model else None
+        restore = (target, model) if changed is not None and model else None
         watch = None
         if head.answer_view not in observation.whole:
             watch = self._watch = observation.watch(
-                request, self._entry, uncached=decision.uncached_tokens, output=expected,
+                request, self._entry, uncached=uncached, output=expected,
                 rewritten=restore is not None, now=decided_at,
             )  # fmt: skip
             if head.answer_view is AnswerView.NEVER:
                 restore = None
-        meter = self._meter = d.metrics.request(
-            request.model, request.target_model, request.fairness_id, request.priority
-        )
+        meter = self._meter = d.metrics.request(model, target, request.fairness_id, request.priority)
         meter.started(request.size_bytes)
         if d.kept_bytes + request.size_bytes <= KEPT_BYTES_MAX:
             self._kept = request.size_bytes
             d.kept_bytes += self._kept
         else:
             request.prompts = ()
-        trace.enter("answer")
+        if traced:
+            trace.enter("answer")
         d.metrics.request_processing.observe(d.clock() - head.received_at)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("routed", extra={"request_id": head.request_id, "decision": headline(decision)})
@@ -289,16 +306,17 @@ class RequestCall:
         )
 
     def _count_prefix(self, cycle: Cycle, decision: Decision) -> None:
-        types = self._d.scheduler.types
+        d = self._d
         for name, match in cycle.prefix.items():
             if match.total_blocks:
                 matched = float(match.matched_blocks[decision.row])
                 hit_bytes = matched * match.block_tokens * _TOKEN_BYTES
-                self._d.metrics.prefix_lookup(name, types[name], matched / match.total_blocks, hit_bytes)
+                ratio = matched / match.total_blocks
+                d.metrics.prefix_lookup(name, d.scheduler.types[name], ratio, hit_bytes)
 
     def _rewritten(self, request: Request, body: bytes) -> bytes | None:
-        """The body with the target model's name, when that differs from the client's."""
-        if request.model_span is None or request.target_model == request.model:
+        """The body with the target model's name, where it has a place for it."""
+        if request.model_span is None:
             return None
         changed = splice_model(body, request.model_span, request.target_model)
         self._d.metrics.rewritten("header", request.model, request.target_model)
@@ -321,11 +339,13 @@ class RequestCall:
 
     def _forget(self) -> None:
         """An answer may take an hour: the prompt and the snapshot need not stay so long."""
+        if self._decision is None:
+            return
         self._d.kept_bytes -= self._kept
         self._kept = 0
         self._decision = None
-        if self._request is not None:
-            self._request.prompts = ()
+        assert self._request is not None
+        self._request.prompts = ()
 
     def _believe(self, chosen: Endpoint, head: AnswerHead) -> None:
         """Account to the endpoint that really answered, and judge its health by the status."""
@@ -376,11 +396,12 @@ class RequestCall:
             self._account(request, endpoint, report)
         if report.processing_s:
             d.metrics.answer_processing.observe(report.processing_s)
-        self._trace.end(ending, status=self._status or None, usage=report.usage)
+        if self._trace is not UNTRACED:
+            self._trace.end(ending, status=self._status or None, usage=report.usage)
 
     def _account(self, request: Request, endpoint: Endpoint, report: Report) -> None:
         d, received_at, meter = self._d, self._head.received_at, self._meter
-        usage = report.usage or Usage()
+        usage = report.usage or _NO_USAGE
         watch = self._watch
         if watch is not None:
             d.observation.ended(watch, request, report, self._status, d.clock())

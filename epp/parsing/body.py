@@ -154,7 +154,7 @@ def rewrite_target(head: RequestHead) -> str:
 
 
 def span_of(raw: msgspec.Raw, body: bytes, value: bytes) -> tuple[int, int]:
-    """Where a decoded raw value, `value` as bytes, stands in those it was decoded from: it is a view of them."""
+    """Where a raw value stands in the body, of which it is a view; `value` is the same as bytes."""
     if len(body) <= SMALL_BYTES:
         start = body.find(value)
         if body.find(value, start + 1) < 0:

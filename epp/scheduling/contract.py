@@ -21,7 +21,7 @@ from epp.domain.views import InflightView
 
 
 class PrefixMatch(msgspec.Struct, eq=False):
-    """How much of the request's prompt each endpoint has cached, as a producer believes. Not to be changed."""
+    """How much of the request's prompt each endpoint has cached, as a producer believes; never changed."""
 
     matched_blocks: Floats
     """Aligned with the snapshot's rows; counted contiguously from the front, summed over prompts."""

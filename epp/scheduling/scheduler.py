@@ -118,10 +118,10 @@ class Scheduler:
         primary, picked = self._primary(cycle, runs)
         endpoints = snapshot.endpoints
         decision = Decision(
-            request_id=request.head.request_id, at=now, model=request.model, target_model=request.target_model,
-            snapshot=snapshot, endpoints=tuple([endpoints[row] for row in picked]), primary=primary,
-            runs=tuple(runs.values()), input_tokens=request.input_tokens,
-            cached_tokens=_cached_tokens(cycle, picked[0]),
+            request_id=request.head.request_id, at=now, model=request.model,
+            target_model=request.target_model, snapshot=snapshot,
+            endpoints=tuple([endpoints[row] for row in picked]), primary=primary, runs=tuple(runs.values()),
+            input_tokens=request.input_tokens, cached_tokens=_cached_tokens(cycle, picked[0]),
             seed=seed, attributes=cycle.columns,
         )  # fmt: skip
         return cycle, decision

@@ -175,7 +175,8 @@ class DecisionLog:
 
     def find(self, request_id: str) -> Decision | None:
         """Of several decisions with one request id the last. Searches: asked for rarely, recorded always."""
-        return next((decision for decision in reversed(self._ring) if decision.request_id == request_id), None)
+        newest_first = reversed(self._ring)
+        return next((decision for decision in newest_first if decision.request_id == request_id), None)
 
     def recent(self, n: int) -> list[Decision]:
         """The last n, newest first."""
