@@ -29,7 +29,7 @@ from epp.datalayer.inflight import Ledger
 from epp.domain.endpoint import Endpoint
 from epp.domain.request import Api, Prompt, Request, RequestHead
 from epp.domain.snapshot import Ints, Snapshot
-from epp.parsing.blocks import block_hashes
+from epp.parsing.blocks import HASH_BYTES, block_hashes, rooted
 from epp.plugins.handlers import SingleProfile
 from epp.plugins.load import KvCacheUtilization, Queue
 from epp.plugins.pickers import MaxScore
@@ -53,9 +53,9 @@ WANTED_US = {100: 100.0, 10_000: 1_000.0}
 class KnownHashes(ApproximatePrefix):
     """The producer with the hashing left out, to time the rest apart."""
 
-    known: list[list[int]] | None = None
+    known: list[bytes] | None = None
 
-    def _chains(self, request: Request) -> list[list[int]]:
+    def _chains(self, request: Request) -> list[bytes]:
         return self.known if self.known is not None else super()._chains(request)
 
 
@@ -129,9 +129,9 @@ class Bench:
         self.producer.known = [chain]
         for slot in range(size):
             depth = 16 if rng.random() < 0.9 else 64
-            self.producer._index.learn(slot, chain[:depth], 6750)
+            self.producer._index.learn(slot, chain[: depth * HASH_BYTES], 6750)
         for slot in rng.sample(range(size), min(size, 6)):
-            self.producer._index.learn(slot, chain[: rng.randrange(64, 128)], 6750)
+            self.producer._index.learn(slot, chain[: rng.randrange(64, 128) * HASH_BYTES], 6750)
         self.seed = 0
         self.snapshots = [_scraped(self.snapshot, version, rng) for version in range(32)]
 
@@ -145,7 +145,7 @@ class Bench:
     def hash(self) -> None:
         start = 0x9E3779B97F4A7C15
         for chain in block_hashes(self.request.prompts, 64, 2048):
-            _ = [block ^ start for block in chain]
+            rooted(chain, start)
 
     def learn(self) -> None:
         self.scheduler.chosen(self.cycle, self.decision)

@@ -14,7 +14,7 @@ import timeit
 from collections.abc import Callable, Sequence
 
 from epp.domain.request import Api, RequestHead
-from epp.parsing.blocks import block_hashes
+from epp.parsing.blocks import HASH_BYTES, block_hashes
 from epp.parsing.rewrite import ModelRestorer
 from epp.parsing.select import Parsers, default_parsers
 from epp.parsing.usage import answer_reader
@@ -56,7 +56,7 @@ def main() -> None:
     for name, size, words in kinds:
         body = chat_body(size, 1, words)
         prompts = parsers.parse(head, body).prompts
-        blocks = len(block_hashes(prompts, BLOCK_TOKENS, MAX_BLOCKS)[0])
+        blocks = len(block_hashes(prompts, BLOCK_TOKENS, MAX_BLOCKS)[0]) // HASH_BYTES
 
         def parse(body: bytes = body) -> object:
             return parsers.parse(head, body)

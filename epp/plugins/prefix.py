@@ -14,7 +14,7 @@ from epp.domain.decision import Decision
 from epp.domain.endpoint import Endpoint
 from epp.domain.request import Request
 from epp.domain.snapshot import Floats, Ints, Snapshot
-from epp.parsing.blocks import block_hashes, root
+from epp.parsing.blocks import HASH_BYTES, block_hashes, root, rooted
 from epp.plugins.prefix_index import PrefixIndex
 from epp.plugins.signals import APPROXIMATE_PREFIX, prefix_match
 from epp.scheduling.contract import BuildContext, Cycle, PluginType, PrefixMatch
@@ -75,11 +75,12 @@ class ApproximatePrefix:
             self._version = snapshot.version
         chains = self._chains(request)
         cycle.state[self._name] = chains
-        lengths = np.zeros(self._width)
+        # A late answer may have taught the index an endpoint that is gone.
+        lengths = np.zeros(max(self._width, self._index.width))
         total = 0
         for chain in chains:
             self._index.match(chain, lengths)
-            total += len(chain)
+            total += len(chain) // HASH_BYTES
         matched = lengths[snapshot.slots]
         cycle.prefix[self._name] = PrefixMatch(matched, total, self._block)
         cycle.columns[PREFIX_TOKENS] = np.minimum(matched * self._block, request.input_tokens)
@@ -125,17 +126,16 @@ class ApproximatePrefix:
         reported = int(sizes[sizes.argmax(0)]) if p.auto_tune else 0
         return max(reported or p.block_size or p.block_size_tokens, MIN_BLOCK_TOKENS)
 
-    def _chains(self, request: Request) -> list[list[int]]:
+    def _chains(self, request: Request) -> list[bytes]:
         p = self._p
         if p.max_prefix_tokens_to_match:
             limit = max(1, p.max_prefix_tokens_to_match // self._block)
         else:
             limit = p.max_prefix_blocks_to_match or sys.maxsize
         start = root(request.target_model, request.cache_salt)
-        hashed = block_hashes(request.prompts, self._block, limit)
-        return [[block ^ start for block in chain] for chain in hashed]
+        return [rooted(chain, start) for chain in block_hashes(request.prompts, self._block, limit)]
 
-    def _learn(self, snapshot: Snapshot, slot: int, chains: list[list[int]]) -> None:
+    def _learn(self, snapshot: Snapshot, slot: int, chains: list[bytes]) -> None:
         capacity = self._p.lru_capacity_per_server
         if self._p.auto_tune:
             row = (snapshot.slots == slot).nonzero()[0]

@@ -12,7 +12,7 @@ import numpy as np
 from epp.datalayer.inflight import Ledger
 from epp.domain.request import Request
 from epp.domain.snapshot import NEVER, Ints, Snapshot
-from epp.parsing.blocks import block_hashes, root
+from epp.parsing.blocks import HASH_BYTES, block_hashes, root
 from epp.plugins import PLUGINS
 from epp.plugins.signals import APPROXIMATE_PREFIX
 from epp.scheduling.contract import BuildContext, Cycle, PluginType, PrefixMatch
@@ -92,7 +92,7 @@ class World:
             headers["x-session-token"] = base64.b64encode(key.encode()).decode()
             headers["test-epp-endpoint-selection"] = f"{pool[0].ip},{pool[-1].authority}"
         self.request: Request = request(rng.randbytes(1000), model="lora-1", headers=headers)
-        blocks = len(block_hashes(self.request.prompts, 64, 2048)[0])
+        blocks = len(block_hashes(self.request.prompts, 64, 2048)[0]) // HASH_BYTES
         matched = np.zeros(size) if idle else np.asarray([float(rng.randrange(blocks + 1)) for _ in pool])
         self.match = PrefixMatch(matched, blocks, 64)
         assert root("lora-1", "") != 0

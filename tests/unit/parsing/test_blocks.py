@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import sys
+from struct import unpack
+
 import numpy as np
 import pytest
 import xxhash
@@ -7,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.domain.request import Prompt
-from epp.parsing.blocks import block_hashes, root
+from epp.parsing import blocks
+from epp.parsing.blocks import HASH_BYTES, block_chain, block_hashes, root, rooted
 
 
-def naive(data: bytes, size: int, max_blocks: int) -> list[int]:
+def naive(data: bytes, size: int, max_blocks: int) -> bytes:
     hashes = [0]
     while data and len(hashes) <= max_blocks:
         hashes.append(xxhash.xxh64(data[:size], seed=hashes[-1]).intdigest())
         data = data[size:]
-    return hashes[1:]
+    return b"".join(one.to_bytes(8, "little") for one in hashes[1:])
 
 
 @given(st.lists(st.binary(max_size=200), max_size=3), st.integers(1, 9), st.integers(0, 12))
@@ -31,15 +35,30 @@ def test_token_blocks(ids: list[int], block_tokens: int, max_blocks: int) -> Non
     assert block_hashes([prompt], block_tokens, max_blocks) == [naive(data, 4 * block_tokens, max_blocks)]
 
 
+@given(st.binary(max_size=400), st.integers(1, 40), st.integers(0, 12))
+def test_both_ways_to_hash_agree(data: bytes, size: int, max_blocks: int) -> None:
+    """The loop, and what is used here: the compiled function where there is one."""
+    wanted = naive(data, size, max_blocks)
+    assert block_chain(data, size, max_blocks) == wanted
+    assert blocks._chain(data, size, max_blocks) == wanted
+    assert blocks._chain(memoryview(data), size, max_blocks) == wanted
+
+
+def test_no_limit() -> None:
+    [chain] = block_hashes([Prompt(text=b"a" * 300)], 1, sys.maxsize)
+    assert chain == naive(b"a" * 300, 4, 300)
+
+
 def test_known_values_stay() -> None:
     # Other replicas and a compiled transport compute the same; a change here empties every index.
-    assert block_hashes([Prompt(text=b"a" * 300)], 64, 10) == [[4967294065870344529, 2362957551631503801]]
+    [chain] = block_hashes([Prompt(text=b"a" * 300)], 64, 10)
+    assert unpack("<2Q", chain) == (4967294065870344529, 2362957551631503801)
     assert root("base", "") == 17120121376587110814
 
 
 def test_same_block_at_another_place_is_another_block() -> None:
     (chain,) = block_hashes([Prompt(text=b"x" * 64)], 4, 10)
-    assert len(set(chain)) == 4
+    assert len(set(unpack("<4Q", chain))) == 4
 
 
 def test_root_tells_models_and_salts_apart() -> None:
@@ -49,7 +68,16 @@ def test_root_tells_models_and_salts_apart() -> None:
     assert root("a\udcff", "") != root("a", "")
 
 
+def test_a_root_changes_where_a_chain_begins() -> None:
+    [chain] = block_hashes([Prompt(text=b"x" * 64)], 4, 10)
+    chains = {rooted(chain, start) for start in (0, 1, root("a", ""), root("a", "salt"))}
+    assert len({one[:HASH_BYTES] for one in chains}) == 4
+    assert {one[HASH_BYTES:] for one in chains} == {chain[HASH_BYTES:]}
+    assert rooted(chain[:HASH_BYTES], 1) == rooted(chain, 1)[:HASH_BYTES]
+    assert rooted(b"", 1) == b""
+
+
 def test_empty_prompt_and_bad_size() -> None:
-    assert block_hashes([Prompt()], 64, 10) == [[]]
+    assert block_hashes([Prompt()], 64, 10) == [b""]
     with pytest.raises(ValueError, match="positive"):
         block_hashes([], 0, 10)

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.parsing.blocks import block_hashes
+from epp.parsing.blocks import HASH_BYTES, block_hashes
 from tests.unit.parsing.bodies import CHAT, MESSAGES, RESPONSES, TEXT, parse, text
 
 ROLES = st.sampled_from(["system", "user", "assistant", "tool"])
@@ -74,9 +74,10 @@ def test_next_turn_shares_all_whole_blocks() -> None:
     first = parse(CHAT, {"model": "m", "messages": turns[:1]})
     second = parse(CHAT, {"messages": turns, "model": "m"})
     (a,), (b,) = block_hashes(first.prompts, 64, 2048), block_hashes(second.prompts, 64, 2048)
-    assert len(a) == 20
-    assert a[:19] == b[:19]
-    assert a[19] != b[19]
+    whole = 19 * HASH_BYTES
+    assert len(a) == whole + HASH_BYTES
+    assert a[:whole] == b[:whole]
+    assert a[whole:] != b[whole : len(a)]
 
 
 def test_how_json_writes_the_text_does_not_matter() -> None:

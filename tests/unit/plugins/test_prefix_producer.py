@@ -99,6 +99,15 @@ def test_the_endpoint_that_served_learns_too() -> None:
     assert matched(plugin, request(TEXT), pool) == [10.0, 0.0, 10.0]
 
 
+def test_an_endpoint_that_served_and_left_does_no_harm() -> None:
+    plugin, pool = build(NAME), snapshot(3)
+    cycle = send(plugin, request(TEXT), pool, 0)
+    smaller = snapshot(endpoints=pool.endpoints[:2])
+    plugin.forget(2)
+    plugin.answer_headers(cycle.request, decide(cycle, 0), pool.endpoints[2].authority)
+    assert matched(plugin, request(TEXT), smaller) == [10.0, 0.0]
+
+
 def test_slots_not_rows_are_remembered() -> None:
     plugin, pool = build(NAME), snapshot(3)
     send(plugin, request(TEXT), pool, 2)
