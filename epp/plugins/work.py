@@ -123,8 +123,8 @@ class ExpectedWork:
         self._running_tokens = np.asarray(parameters.running_tokens)
         self._uncached_weight = np.asarray(parameters.uncached_weight)
 
-    def cost(self, cycle: Cycle, rows: Ints) -> Floats:
-        """Tokens of work before this request would be through its prefill, one value per row."""
+    def cost(self, cycle: Cycle, rows: Ints, more: float = 0.0) -> Floats:
+        """Tokens of work before this request would be through its prefill, and `more`, one value per row."""
         p, snapshot = self._p, cycle.snapshot
         slots = snapshot.slots if rows is snapshot.every else snapshot.slots[rows]
         ours = cycle.inflight.requests(slots)
@@ -152,7 +152,7 @@ class ExpectedWork:
                 lacking *= self._price(running) if weight > 1.0 else self._uncached_weight
                 cost += lacking
             fewest -= most
-        cost += fewest * weight
+        cost += fewest * weight + more
         return cost
 
     def _price(self, running: Floats) -> Floats:
@@ -167,8 +167,7 @@ class ExpectedWork:
     def score(self, cycle: Cycle, rows: Ints) -> Floats:
         if not len(rows):
             return np.zeros(0)
-        cost = self.cost(cycle, rows)
-        cost += _ONE
+        cost = self.cost(cycle, rows, more=1.0)
         scores: Floats = least(cost) / cost
         return scores
 

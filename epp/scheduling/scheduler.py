@@ -151,6 +151,8 @@ class Scheduler:
                 if profile is None:
                     raise Refused(Reason.NO_ENDPOINT_LEFT, f"there is no scheduling profile {name!r}")
                 runs[name] = profile.run(cycle, candidates, rows, probe, drops)
+            if len(runs) == len(self.profiles):
+                return runs
 
     def _primary(self, cycle: Cycle, runs: Mapping[str, ProfileRun]) -> tuple[str, tuple[int, ...]]:
         probe = self._probe

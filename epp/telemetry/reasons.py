@@ -149,6 +149,8 @@ class DecisionLog:
         self._capacity = capacity
         self._max_bytes = max_bytes
         self._ring: deque[Decision] = deque()
+        self._costs: deque[int] = deque()
+        """Of the ring's decisions, without their snapshots."""
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -162,13 +164,15 @@ class DecisionLog:
     def record(self, decision: Decision) -> None:
         ring = self._ring
         snapshot = decision.snapshot
-        held = self._bytes + _cost(decision)
+        cost = _cost(decision)
+        held = self._bytes + cost
         if not ring or ring[-1].snapshot is not snapshot:
             held += _snapshot_cost(snapshot)
         ring.append(decision)
+        self._costs.append(cost)
         while len(ring) > self._capacity or (held > self._max_bytes and len(ring) > 1):
             oldest = ring.popleft()
-            held -= _cost(oldest)
+            held -= self._costs.popleft()
             if not ring or ring[0].snapshot is not oldest.snapshot:
                 held -= _snapshot_cost(oldest.snapshot)
         self._bytes = held

@@ -229,7 +229,6 @@ def test_what_is_timed() -> None:
         ("ProfilePicker", "handler"),
         ("Scorer", "default-scorer"),
         ("Picker", "picker"),
-        ("ProfilePicker", "handler"),
         ("ProcessProfilesResults", "handler"),
         ("PreRequest", "good"),
         ("ResponseReceived", "good"),
