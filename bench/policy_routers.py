@@ -40,9 +40,9 @@ class Ticket(Protocol):
     @property
     def engine(self) -> int: ...
 
-    def first_token(self) -> None: ...
+    def first_token(self, now: float) -> None: ...
 
-    def ended(self, output_tokens: int) -> None: ...
+    def ended(self, output_tokens: int, now: float) -> None: ...
 
 
 class Router(Protocol):
@@ -57,10 +57,10 @@ class Turn:
 
     engine: int
 
-    def first_token(self) -> None:
+    def first_token(self, now: float) -> None:
         pass
 
-    def ended(self, output_tokens: int) -> None:
+    def ended(self, output_tokens: int, now: float) -> None:
         pass
 
 
@@ -86,11 +86,13 @@ class Sent:
     engine: int
     entry: Entry
     model: str
+    uncached_tokens: int
+    expected_output: int
 
-    def first_token(self) -> None:
+    def first_token(self, now: float) -> None:
         self.entry.first_token()
 
-    def ended(self, output_tokens: int) -> None:
+    def ended(self, output_tokens: int, now: float) -> None:
         self.entry.end()
         self.picker.outputs.saw(self.model, output_tokens)
 
@@ -133,9 +135,10 @@ class Picker:
         if expected is None:
             expected = self.outputs.expected(request.target_model, request.max_output_tokens)
         slot = decision.endpoint.slot
-        entry = self.ledger.start(slot, prefill_tokens=decision.uncached_tokens, decode_tokens=expected)
+        uncached = decision.uncached_tokens
+        entry = self.ledger.start(slot, prefill_tokens=uncached, decode_tokens=expected)
         self.scheduler.chosen(cycle, decision)
-        return Sent(self, slot, entry, request.target_model)
+        return Sent(self, slot, entry, request.target_model, uncached, expected)
 
     def scraped(self, engine: int, load: Load, now: float) -> None:
         self.store.report(self.store.endpoints[engine], load, now)

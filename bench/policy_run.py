@@ -125,7 +125,7 @@ class Run:
             running = clock.add(ticket.engine, work)
         except Rejected:
             self._refused += 1
-            ticket.ended(0)
+            ticket.ended(0, clock.now)
             return
         self._open[running] = (ticket, session, turn, router)
 
@@ -134,13 +134,13 @@ class Run:
         engine = self._engines[index]
         self._prefill_now_s += step.prefill_tokens * engine.profile.prefill_token_s * engine.slow
         for running in step.first:
-            self._open[running][0].first_token()
+            self._open[running][0].first_token(step.at)
             self._ttft.append(running.first_token_at - running.arrived_at)
             self._prompt_tokens += running.work.prompt_tokens
             self._cached_tokens += running.cached_tokens
         for running in step.finished:
             ticket, session, turn, router = self._open.pop(running)
-            ticket.ended(running.work.output_tokens)
+            ticket.ended(running.work.output_tokens, step.at)
             self._e2e.append(running.finished_at - running.arrived_at)
             following = turn + 1
             if following < len(session.turns):

@@ -25,8 +25,10 @@ import grpc.aio
 from epp.adapters import PluginCounts, Reach, ScrapeCounts, SizedIndex, entries_of
 from epp.admission.gate import Gate
 from epp.config.loaded import Loaded
-from epp.config.own import OwnBlock
+from epp.config.own import Observe, OwnBlock
 from epp.datalayer.inflight import Ledger
+from epp.datalayer.observation.gateways import Mode
+from epp.datalayer.observation.observation import Observation, Rules, SettledLedger
 from epp.datalayer.outliers import Outliers, recover
 from epp.datalayer.store import Store
 from epp.director import Director, Settings
@@ -104,7 +106,8 @@ class App:
             self.outliers = Outliers(
                 Random(secrets.randbits(64)), base_s=own.outliers.base_time, cap_s=own.outliers.max_time
             )
-        self.store = Store(observers=[self.ledger], health=self.outliers)
+        self.observation = _observation(own.observe, self.ledger)
+        self.store = Store(observers=[self.ledger, self.observation], health=self.outliers)
         self.scheduler = loaded.scheduler(
             self.ledger, clock=perf_counter, sink=PluginCounts(self.metrics), timed_every=_TIMED_EVERY
         )
@@ -119,8 +122,11 @@ class App:
             scrape_budget=own.scrape.cpu_share,
             errors=ScrapeCounts(self.metrics),
             reachability=None if self.outliers is None else Reach(self.outliers, self.metrics),
+            first_tokens=self.observation,
         )
-        self.metrics.watch_pool(options.pool_name, self.store, self.ledger, monotonic, options.staleness_s)
+        settled = SettledLedger(self.ledger, self.observation, monotonic)
+        self.metrics.watch_pool(options.pool_name, self.store, settled, monotonic, options.staleness_s)
+        self.metrics.watch_answers(self.observation)
         for step in loaded.plugins:
             if isinstance(step.plugin, SizedIndex):
                 self.metrics.watch_prefix_index(step.name, step.type_name, partial(entries_of, step.plugin))
@@ -133,6 +139,7 @@ class App:
             ledger=self.ledger,
             outliers=self.outliers,
             models=self.feeds.models,
+            observation=self.observation,
             metrics=self.metrics,
             tracer=self.tracer,
             decisions=self.decisions,
@@ -286,6 +293,7 @@ class App:
         shown: object = None
         while True:
             await asyncio.sleep(1.0)
+            self.observation.settle(monotonic())
             models = self.store.snapshot.models
             if models is not shown:
                 shown = models
@@ -314,3 +322,16 @@ class App:
             self.transport.port, self.transport_name, "TLS" if self.options.secure_serving else "plain text",
             self.health_port, self.web.port, len(self.store),
         )  # fmt: skip
+
+
+def _observation(own: Observe, ledger: Ledger) -> Observation:
+    always = own.always
+    return Observation(
+        ledger,
+        Random(secrets.randbits(64)),
+        mode=Mode(own.mode),
+        rules=Rules(always.header.lower(), frozenset(always.models), frozenset(always.objectives)),
+        interval_s=own.sample_interval,
+        rate=own.samples_per_second,
+        prefill_rate=own.prefill_tokens_per_second,
+    )

@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Any
 
 from epp.config.data import FILE_DISCOVERY, DataSettings
-from epp.datalayer.counting import Reachability, ScrapeErrors
+from epp.datalayer.counting import FirstTokens, Reachability, ScrapeErrors
 from epp.datalayer.endpoints_file import EndpointsFileError
 from epp.datalayer.files import FileDiscovery
 from epp.datalayer.models import ModelProbe
@@ -32,6 +32,7 @@ class Feeds:
         scrape_budget: float,
         errors: ScrapeErrors,
         reachability: Reachability | None = None,
+        first_tokens: FirstTokens | None = None,
     ) -> None:
         """Raises ValueError without any discovery, OSError for TLS files that cannot be used."""
         self._resolver = Resolver(lambda specs: store.set_endpoints(specs, monotonic()))
@@ -58,6 +59,7 @@ class Feeds:
                 pace=Pace(interval_s, budget=scrape_budget),
                 errors=errors,
                 reachability=reachability,
+                first_tokens=first_tokens,
             )
         self.models: ModelProbe | None = None
         if data.models is not None:

@@ -95,6 +95,7 @@ class EngineConfig(_Parameters, frozen=True):
             num_blocks_label=self.cache_num_blocks_label_name or ENGINES[DEFAULT_ENGINE].num_blocks_label,
             block_size=self.cache_block_size_spec,
             num_blocks=self.cache_num_blocks_spec,
+            first_tokens=ENGINES[self.name].first_tokens if self.name in ENGINES else "",
         )
 
 

@@ -48,6 +48,7 @@ class Spelling(Generic[T]):
 def decode(value: Any, target: Any, path: Path, report: Report) -> Any:
     """`value` as `target` (a Struct or any annotation that msgspec knows), or BAD.
 
+    A Struct with a class variable SHORT may be written as the value of that field alone.
     A bad or unknown field is reported and otherwise left out, so that the rest is looked at too: the result
     is only to be used when the report has no new problem.
     """
@@ -83,10 +84,14 @@ def _strip(target: Any) -> tuple[Any, tuple[Any, ...]]:
 def _struct(value: Any, target: type[msgspec.Struct], path: Path, report: Report) -> Any:
     if value is None:
         value = {}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(target)}
+    short = getattr(target, "SHORT", "")
+    if short and isinstance(value, str):
+        item = decode(value, fields[short].type, path, report)
+        return BAD if item is BAD else target(**{fields[short].name: item})
     if not isinstance(value, dict):
         report.error(path, f"expected a mapping, got {_show(value)}")
         return BAD
-    fields = {field.encode_name: field for field in msgspec.structs.fields(target)}
     for key in value:
         if key not in fields:
             hint = nearest(key, fields) or (f"; known: {', '.join(fields)}" if fields else "; it takes none")

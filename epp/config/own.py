@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
 from epp.config.decode import FieldError
 from epp.config.quantities import PositiveDuration, PositiveQuantity
+from epp.datalayer.observation.sampling import INTERVAL_S, RATE
+from epp.datalayer.observation.timings import PREFILL_RATE
 from epp.datalayer.outliers import BASE_S, CAP_S
 from epp.datalayer.pace import BUDGET
 from epp.telemetry.reasons import DECISIONS_MAX
+
+_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class _Block(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -59,10 +64,41 @@ class ScrapeBudget(_Block, frozen=True):
     """Share of one core that scraping may use; the interval grows with the pool to keep it."""
 
 
+class Always(_Block, frozen=True):
+    """Requests whose answer is looked at wherever the gateway permits it, so that their usage is known."""
+
+    header: str = ""
+    """Of this name, whatever its value."""
+    models: list[str] = []
+    """As the client or, after a rewrite, the engine names them."""
+    objectives: list[str] = []
+    """Values of x-llm-d-inference-objective (or x-gateway-inference-objective)."""
+
+    def __post_init__(self) -> None:
+        if self.header and not _HEADER.fullmatch(self.header.lower()):
+            raise FieldError("header", f"{self.header!r} is not the name of a header")
+
+
+class Observe(_Block, frozen=True):
+    """Which answers are looked at as they pass by: docs/modes.md."""
+
+    SHORT: ClassVar[str] = "mode"
+    """`observe: sampled` says this field alone."""
+    mode: Literal["auto", "all", "sampled", "ends"] = "auto"
+    sample_interval: PositiveDuration = INTERVAL_S
+    """Seconds between two samples of one endpoint and model; every request, where they are rarer."""
+    samples_per_second: Annotated[float, Meta(gt=0, le=100_000)] = RATE
+    """Of all endpoints together, at most."""
+    prefill_tokens_per_second: Annotated[float, Meta(gt=0, le=1e9)] = PREFILL_RATE
+    """Of an engine, until that is known better."""
+    always: Always = Always()
+
+
 class OwnBlock(_Block, frozen=True):
     limits: Limits = Limits()
     outliers: Outliers = Outliers()
     scrape: ScrapeBudget = ScrapeBudget()
+    observe: Observe = Observe()
     decision_log_size: Annotated[int, Meta(ge=0, le=1_000_000)] = DECISIONS_MAX
     """Decisions kept for /debug/decisions; 0 keeps none."""
     reasons_header: bool = False

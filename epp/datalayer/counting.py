@@ -23,6 +23,17 @@ class Reachability(Protocol):
     def listens(self, endpoint: Endpoint) -> None: ...
 
 
+class FirstTokens(Protocol):
+    """Who follows the engines' own counts of first tokens."""
+
+    @property
+    def wants_counts(self) -> bool:
+        """False: they need not be read."""
+
+    def first_tokens(self, slot: int, count: float, total_s: float, now: float) -> None:
+        """So many since the engine's start, and their seconds together."""
+
+
 class Uncounted:
     """Counts nothing."""
 

@@ -24,6 +24,7 @@ DEFAULT_ENGINE = "vllm"
 MAX_REQUESTS = 1e6
 """More requests than this in one engine is not believed."""
 MAX_BLOCKS = 1e9
+MAX_COUNT = 1e15
 LORA_REST = 9
 """An engine without adapters has no such metric; to find that out is half the cost of reading its body."""
 FULL_SLACK = 1.05
@@ -81,6 +82,8 @@ class Engine:
     num_blocks_label: str = "num_gpu_blocks"
     block_size: MetricSpec | None = None
     num_blocks: MetricSpec | None = None
+    first_tokens: str = ""
+    """A histogram of seconds to the first token, without `_count` and `_sum`; empty for none."""
     max_requests: float = MAX_REQUESTS
 
 
@@ -102,6 +105,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 kv_used=_specs("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"),
                 lora=parse_spec("vllm:lora_requests_info"),
                 cache_info=parse_spec("vllm:cache_config_info"),
+                first_tokens="vllm:time_to_first_token_seconds",
             ),
             Engine(
                 name="sglang",
@@ -111,6 +115,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 cache_info=parse_spec("sglang:cache_config_info"),
                 block_size_label="page_size",
                 num_blocks_label="num_pages",
+                first_tokens="sglang:time_to_first_token_seconds",
             ),
             Engine(
                 name="trtllm-serve",
@@ -119,6 +124,7 @@ ENGINES: Mapping[str, Engine] = MappingProxyType(
                 kv_used=_specs("trtllm_kv_cache_utilization"),
                 block_size=parse_spec("trtllm_kv_cache_tokens_per_block"),
                 num_blocks=parse_spec("trtllm_kv_cache_max_blocks"),
+                first_tokens="trtllm_time_to_first_token_seconds",
             ),
             Engine(
                 name="triton-tensorrt-llm",
@@ -173,10 +179,12 @@ class EngineChoice:
 class Reader:
     """Reads the bodies of one endpoint; remembers where each metric stood."""
 
-    __slots__ = ("_engine", "_hints", "_lora_rest")
+    __slots__ = ("_engine", "_first_tokens", "_hints", "_lora_rest")
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        name = engine.first_tokens.encode()
+        self._first_tokens = (MetricSpec(name + b"_count"), MetricSpec(name + b"_sum")) if name else None
         self._hints: dict[bytes, int] = {}
         self._lora_rest = 0
         """Bodies in which adapters are not looked for, after one without them."""
@@ -215,6 +223,15 @@ class Reader:
             self._lora(body, engine.lora, load)
         load.missing, load.lies = tuple(missing), tuple(lies)
         return load
+
+    def first_tokens(self, body: bytes) -> tuple[float, float] | None:
+        """How many first tokens the engine counts since its start, and their seconds together."""
+        if self._first_tokens is None:
+            return None
+        count, total_s = (self._first_of(body, (spec,)) for spec in self._first_tokens)
+        if not count or not all(0.0 <= value < MAX_COUNT for value in (*count, *total_s)):
+            return None
+        return sum(count), sum(total_s)
 
     def _fitting(self, body: bytes, spec: MetricSpec) -> list[Sample]:
         found, self._hints[spec.name] = samples(body, spec.name, self._hints.get(spec.name, 0))

@@ -17,7 +17,7 @@ from itertools import count
 from random import Random
 
 from epp.datalayer.connection import MAX_BODY_BYTES, Connection, HttpSource
-from epp.datalayer.counting import Reachability, Uncounted
+from epp.datalayer.counting import FirstTokens, Reachability, Uncounted
 from epp.datalayer.counting import ScrapeErrors as ScrapeErrors
 from epp.datalayer.engines import Engine, Reader
 from epp.datalayer.engines import EngineChoice as EngineChoice
@@ -110,6 +110,7 @@ class Scraper:
         pace: Pace | None = None,
         errors: ScrapeErrors | None = None,
         reachability: Reachability | None = None,
+        first_tokens: FirstTokens | None = None,
         rng: Random | None = None,
         clock: Clock = time.monotonic,
         cpu_clock: Callable[[], float] = time.thread_time,
@@ -124,6 +125,7 @@ class Scraper:
         self.pace = pace or Pace()
         self._errors = errors or Uncounted()
         self._reachability = reachability
+        self._first_tokens = first_tokens
         self._rng = rng or Random()
         self._clock = clock
         self._cpu_clock = cpu_clock
@@ -274,6 +276,10 @@ class Scraper:
         now = self._clock()
         load = target.reader.read(body)
         self._store.report(target.endpoint, load, now)
+        if self._first_tokens is not None and self._first_tokens.wants_counts:
+            counted = target.reader.first_tokens(body)
+            if counted is not None:
+                self._first_tokens.first_tokens(target.endpoint.slot, *counted, now)
         if load.missing or load.lies:
             for _ in range(len(load.missing) + len(load.lies)):
                 self._errors.extract_errors(SOURCE, EXTRACTOR)

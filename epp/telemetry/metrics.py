@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client import exposition as prometheus_text
@@ -20,6 +21,16 @@ from epp.telemetry.table import TABLE, Kind, Metric
 
 FORGET_EVERY = 1000
 """Once in so many label sets too many, those of endpoints that are gone are looked for."""
+
+
+class AnswersSource(Protocol):
+    """Who knows which answers are looked at; cells of the metrics of that name."""
+
+    def answers(self) -> Iterable[Cell]: ...
+
+    def tokens(self) -> Iterable[Cell]: ...
+
+    def modes(self) -> Iterable[Cell]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +109,7 @@ class Metrics:
         self._overflows = 0
         self._sizes: dict[Key, Callable[[], float]] = {}
         self._pools: dict[str, Pool] = {}
+        self._answers: AnswersSource | None = None
         self._hidden = frozenset() if stream_metrics else table.STREAM_METRICS
         self._collect: Callable[[], None] | None = None
         self._process = CollectorRegistry()
@@ -130,6 +142,10 @@ class Metrics:
         """Name the transport; `collect` is called before every reading."""
         self._numbers[table.TRANSPORT.name][(name,)] = 1
         self._collect = collect
+
+    def watch_answers(self, source: AnswersSource) -> None:
+        """Show which answers are looked at."""
+        self._answers = source
 
     # -- one request -------------------------------------------------------------------------------------
 
@@ -284,6 +300,11 @@ class Metrics:
         yield table.PREFIX_SIZE.name, lambda: [(key, size()) for key, size in self._sizes.items()]
         if table.STREAMS.name not in self._hidden:
             yield table.STREAMS.name, lambda: [((), self._streams)]
+        answers = self._answers
+        if answers is not None:
+            yield table.ANSWERS.name, answers.answers
+            yield table.ESTIMATED_TOKENS.name, answers.tokens
+            yield table.OBSERVATION.name, answers.modes
         for name, numbers in self._numbers.items():
             if numbers and name not in self._hidden:
                 yield name, lambda now=numbers: tuple(now.items())  # type: ignore[misc]

@@ -256,6 +256,21 @@ PLUGIN_FAULTS = _counter(
 EJECTIONS = _counter(
     "epp_outlier_ejections_total", "Times that an endpoint was avoided because requests to it failed."
 )
+ANSWERS = _counter(
+    "epp_answers_total",
+    "Answers by whether they were looked at, and by why they should be.",
+    ("observed", "wanted"),
+)
+ESTIMATED_TOKENS = _counter(
+    "epp_estimated_tokens_total",
+    "Prompt and generated tokens of answers that were not looked at, as estimated from the others.",
+    ("kind",),
+)
+OBSERVATION = _gauge(
+    "epp_observation_mode",
+    "Always 1; how answers are looked at: as asked for, what the gateway permits, what comes of both.",
+    ("asked", "gateway", "effect"),
+)
 ENDPOINTS = _gauge(
     "epp_endpoints",
     "Endpoints by what is known of them: fresh, stale, unscraped, avoided.",

@@ -12,14 +12,16 @@ from epp.datalayer.inflight import Entry
 from epp.datalayer.observation.timings import Cell
 
 _STALE_MIN = 1024
+_PATIENCE = 2.0
+"""Times the estimate that a first token may come later than it, where the engine's counts would tell."""
 
 
 class Watch:
     """One request whose answer the gateway need not or does not show. Made by Observation.watch."""
 
     __slots__ = (
-        "begun", "cell", "entry", "expected_output", "observe", "over", "overdue", "queued", "sent_at",
-        "streamed", "tokens", "trial", "wanted",
+        "begun", "cell", "entry", "expected_output", "observe", "over", "overdue", "patient", "queued",
+        "sent_at", "settled", "streamed", "tokens", "trial", "wanted",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +55,15 @@ class Watch:
         """The first token was due before the headers came."""
         self.queued = False
         self.over = False
+        self.settled = False
+        """Its first token came, or it is over."""
+        self.patient = False
+        """The engine's counts will tell its first token: they are waited for beyond the time that is due."""
+
+    def first_token(self) -> None:
+        """It came, as far as we know."""
+        self.settled = True
+        self.entry.first_token()
 
 
 class DueTokens:
@@ -79,10 +90,13 @@ class DueTokens:
         while heap and heap[0][0] <= now:
             watch = heapq.heappop(heap)[2]
             watch.queued = False
-            if watch.over:
-                self._stale -= 1
+            if watch.settled:
+                self._stale -= watch.over
+            elif watch.patient:
+                watch.patient = False
+                self.put(watch, now + _PATIENCE * (now - watch.sent_at))
             elif watch.begun or not watch.streamed or not self.heads_come:
-                watch.entry.first_token()
+                watch.first_token()
             else:
                 watch.overdue = True
 
@@ -91,13 +105,13 @@ class DueTokens:
         self.heads_come = True
         watch.begun = True
         if watch.overdue or not streamed:
-            watch.entry.first_token()
+            watch.first_token()
 
     def ended(self, watch: Watch) -> None:
-        watch.over = True
+        watch.settled = watch.over = True
         if watch.queued:
             self._stale += 1
             if self._stale > _STALE_MIN and 2 * self._stale > len(self.heap):
-                self.heap[:] = [item for item in self.heap if not item[2].over]
+                self.heap[:] = [item for item in self.heap if not item[2].settled]
                 heapq.heapify(self.heap)
                 self._stale = 0

@@ -7,7 +7,7 @@ nothing to do. Costs O(1) a request. One writer, the event loop; time and chance
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -20,6 +20,7 @@ from epp.datalayer.observation.usage import Usages
 from epp.domain.request import AnswerView, Api, Request, Usage
 from epp.domain.snapshot import Floats, Ints
 from epp.domain.views import Clock, Report
+from epp.telemetry.series import Cell
 
 log = logging.getLogger("epp.observation")
 
@@ -80,6 +81,7 @@ class Observation:
         self._usages = Usages()
         self._answers: dict[tuple[str, str], int] = {}
         self._lost: set[str] = set()
+        self._unseen = False
         self.whole: tuple[AnswerView, ...] = ()
         """Requests that come with one of these need no watch: their answers are all looked at."""
         self.seen = 0
@@ -125,6 +127,10 @@ class Observation:
         watch = Watch(cell, entry, wanted, observe=observe, streamed=request.stream, tokens=tokens, now=now)
         watch.trial = trial
         watch.expected_output = output
+        if not observe:
+            self._unseen = True
+            self._timings.sent(cell, tokens)
+            watch.patient = not self._timings.sampled and cell.told.wait(watch, now)
         if uncached > 0 and not (observe and request.stream):
             # An answer that is not streamed tells its first token only with its last.
             delay = self._timings.delay(cell, tokens)
@@ -170,25 +176,34 @@ class Observation:
         if watch.streamed and report.first_at > watch.sent_at:
             self._timings.saw(watch.cell, watch.tokens, report.first_at - watch.sent_at)
 
+    @property
+    def wants_counts(self) -> bool:
+        """The engines' own counts are all there is to learn from."""
+        return self._unseen and not self._timings.sampled
+
+    def first_tokens(self, slot: int, count: float, total_s: float, now: float) -> None:
+        """The endpoint's engine says how many first tokens there were so far, and their seconds together."""
+        self._timings.counts(slot, count, total_s, now)
+
     def forget(self, slot: int) -> None:
         self._timings.forget(slot)
 
     # -- for the metrics ---------------------------------------------------------------------------------
 
-    def modes(self) -> Iterator[tuple[tuple[str, ...], float]]:
+    def modes(self) -> Iterator[Cell]:
         """(asked, gateway, effect) of every kind of gateway that has come, each 1."""
         gateways = self._gateways
         for kind in gateways.known.values():
             yield (gateways.mode.value, kind.value, gateways.effect(kind).value), 1.0
 
-    def answers(self) -> Mapping[tuple[str, str], float]:
+    def answers(self) -> list[Cell]:
         """By (observed, wanted)."""
-        counts: dict[tuple[str, str], float] = dict(self._answers)
+        counts = dict(self._answers)
         if self.seen:
             counts["true", ALL] = counts.get(("true", ALL), 0) + self.seen
-        return counts
+        return list(counts.items())
 
-    def tokens(self) -> Iterator[tuple[tuple[str, ...], float]]:
+    def tokens(self) -> Iterator[Cell]:
         """Estimated, of answers that were not looked at."""
         yield ("input",), round(self._usages.input_tokens)
         yield ("output",), round(self._usages.output_tokens)

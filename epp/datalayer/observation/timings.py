@@ -2,14 +2,16 @@
 
 An engine prefills in turn, so the first token of a request comes after the tokens that wait there, its own
 included: seconds = base + rate x (its uncached tokens + the backlog at the time of sending). One robust line
-for each endpoint and model; while that has seen too little, the model's over all endpoints; then that over
-everything; and before anything was seen, constants.
+for each endpoint and model; while that has seen too little, the model's over all endpoints, then that over
+everything. Where no answer is looked at, one that the engines' own metrics tell (`told`), for the endpoint or
+for all; and before anything is known, constants.
 """
 
 from __future__ import annotations
 
 from epp.datalayer.observation.line import Line
 from epp.datalayer.observation.sampling import Schedule
+from epp.datalayer.observation.told import Told
 
 BASE_S = 0.05
 PREFILL_RATE = 5000.0
@@ -28,11 +30,13 @@ _CELLS_A_SLOT = 64
 class Cell:
     """One model at one endpoint."""
 
-    __slots__ = ("line", "model", "streamed", "whole")
+    __slots__ = ("line", "model", "streamed", "told", "whole")
 
-    def __init__(self, model: str, line: Line) -> None:
+    def __init__(self, model: str, line: Line, told: Told) -> None:
         self.model = model
         self.line = line
+        self.told = told
+        """Of the endpoint, whatever the model."""
         self.streamed = Schedule()
         self.whole = Schedule()
 
@@ -41,12 +45,15 @@ class Timings:
     """Keyed by slot and model; an EndpointObserver."""
 
     def __init__(self, *, base_s: float = BASE_S, prefill_rate: float = PREFILL_RATE) -> None:
+        self._base_s = base_s
         self._token_s = 1.0 / prefill_rate
         self._all = Line(base_s, self._token_s)
         self._models: dict[str, Line] = {}
         self._slots: dict[int, dict[str, Cell]] = {}
+        self._told: dict[int, Told] = {}
+        self._told_all = Told()
         self._cells = 0
-        self._other = self._new("")
+        self._other = self._new("", Told())
         """For what finds no room."""
 
     def cell(self, slot: int, model: str) -> Cell:
@@ -57,6 +64,11 @@ class Timings:
                 return found
         return self._add(slot, model)
 
+    @property
+    def sampled(self) -> bool:
+        """Answers are looked at, so that no line but theirs is needed."""
+        return self._all.samples >= _ENOUGH
+
     def delay(self, cell: Cell, tokens: float) -> float:
         """Seconds until the first token of a request behind so many tokens, its own included."""
         line = cell.line
@@ -64,7 +76,24 @@ class Timings:
             line = self._models.get(cell.model, line)
             if line.samples < _ENOUGH:
                 line = self._all
+                if line.samples < _ENOUGH:
+                    told = cell.told if cell.told.enough else self._told_all
+                    if told.enough:
+                        return told.delay(tokens, self._base_s)
         return line.base_s + line.token_s * tokens
+
+    def sent(self, cell: Cell, tokens: float) -> None:
+        """A request goes behind so many tokens, and nobody will see its first."""
+        cell.told.sent(tokens)
+        self._told_all.sent(tokens)
+
+    def counts(self, slot: int, count: float, total_s: float, now: float) -> None:
+        """The engine of the slot says how many first tokens there were so far and how long they took."""
+        told = self._told.get(slot)
+        if told is not None:
+            new, seconds = told.counts(count, total_s, now)
+            if new:
+                self._told_all.more(new, seconds)
 
     def saw(self, cell: Cell, tokens: float, seconds: float) -> None:
         """A first token came so long after its request was sent."""
@@ -78,6 +107,7 @@ class Timings:
         cell.line.saw(tokens, seconds, of_model.token_s)
 
     def forget(self, slot: int) -> None:
+        self._told.pop(slot, None)
         gone = self._slots.pop(slot, None)
         if gone is not None:
             self._cells -= len(gone)
@@ -85,8 +115,8 @@ class Timings:
     def __len__(self) -> int:
         return self._cells
 
-    def _new(self, model: str) -> Cell:
-        return Cell(model, Line(self._all.base_s, self._all.token_s))
+    def _new(self, model: str, told: Told) -> Cell:
+        return Cell(model, Line(self._all.base_s, self._all.token_s), told)
 
     def _add(self, slot: int, model: str) -> Cell:
         models = self._slots.setdefault(slot, {})
@@ -95,6 +125,9 @@ class Timings:
             self._cells -= 1
         if self._cells >= CELLS:
             return self._other
-        made = models[model] = self._new(model)
+        told = self._told.get(slot)
+        if told is None:
+            told = self._told[slot] = Told()
+        made = models[model] = self._new(model, told)
         self._cells += 1
         return made

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from epp.config.loader import load_file, load_preset, load_text
+from epp.config.own import Observe
 from epp.config.presets import PRESETS
 from epp.config.problems import ConfigError
 from epp.datalayer.inflight import Ledger
@@ -239,6 +240,18 @@ def test_our_own_block() -> None:
     assert own.limits.progress_timeout == 5.0
     assert own.limits.max_streams == 20_000
     assert own.reasons_header
+
+
+def test_how_answers_are_observed() -> None:
+    assert load("plugins: []\n").own.observe.mode == "auto"
+    assert load("epp: {observe: sampled}\n").own.observe == Observe(mode="sampled")
+    own = load(
+        "epp:\n  observe:\n    mode: ends\n    sampleInterval: 2s\n    samplesPerSecond: 3\n"
+        "    prefillTokensPerSecond: 20000\n    always: {header: X-Bill-Me, models: [a], objectives: [paid]}\n"
+    ).own.observe
+    assert (own.mode, own.sample_interval, own.samples_per_second) == ("ends", 2.0, 3.0)
+    assert own.prefill_tokens_per_second == 20_000
+    assert (own.always.header, own.always.models, own.always.objectives) == ("X-Bill-Me", ["a"], ["paid"])
 
 
 def test_gates() -> None:

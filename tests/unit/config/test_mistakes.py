@@ -192,6 +192,22 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}]}]
             "c:3:17: epp.outliers.maxTime: maxTime is shorter than baseTime",
         ),
         (
+            "epp: {observe: sample}\n",
+            "c:3:16: epp.observe: 'sample' is not 'auto', 'all', 'sampled' or 'ends'; did you mean 'sampled'?",
+        ),
+        (
+            "epp: {observe: {mode: some}}\n",
+            "c:3:23: epp.observe.mode: 'some' is not 'auto', 'all', 'sampled' or 'ends'",
+        ),
+        (
+            "epp: {observe: {always: {header: 'a b'}}}\n",
+            "c:3:34: epp.observe.always.header: 'a b' is not the name of a header",
+        ),
+        (
+            "epp: {observe: [all]}\n",
+            "c:3:16: epp.observe: expected a mapping, got a list",
+        ),
+        (
             "epp: {limits: {progressTimeout: 0s}}\n",
             "c:3:33: epp.limits.progressTimeout: '0s' must be more than 0",
         ),

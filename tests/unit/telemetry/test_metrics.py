@@ -11,12 +11,26 @@ from hypothesis import strategies as st
 from epp.domain.errors import Reason, Refused
 from epp.domain.views import Ending
 from epp.telemetry.metrics import Limits, Metrics
+from epp.telemetry.series import Cell
 from epp.telemetry.table import TABLE, Kind
 from tests.builders import endpoint, snapshot
 from tests.unit.telemetry.pages import Page, joined, page
 from tests.unit.telemetry.test_pool import Inflight, Source
 
 FEW = Limits(names=10, meters=20, cells=30)
+
+
+class Answers:
+    """One cell a metric."""
+
+    def answers(self) -> list[Cell]:
+        return [(("true", "all"), 3)]
+
+    def tokens(self) -> list[Cell]:
+        return [(("input",), 700)]
+
+    def modes(self) -> list[Cell]:
+        return [(("auto", "always", "all"), 1)]
 
 
 def busy() -> Metrics:
@@ -31,6 +45,7 @@ def busy() -> Metrics:
             200.0, streaming=True, ttft_s=150.0, response_bytes=9, input_tokens=5, output_tokens=11,
             cached_tokens=2,
         )  # fmt: skip
+    metrics.watch_answers(Answers())
     metrics.scheduled(0.0003, "t", endpoint(1))
     metrics.scheduled(0.0004, "t", None)
     metrics.plugin_seconds("scorer", "queue-scorer", "q", 0.00005)

@@ -1,0 +1,124 @@
+"""What an engine's own metrics tell of first tokens: how many there were and how long they took together.
+
+Where no answer is looked at, this stands in for it, twice. Engines prefill in turn, so each first token that
+is counted is that of the request that waits longest: the ledger follows with the scrapes. And the mean that
+the engine tells is the mean that estimates should give for what we sent: slope = (mean seconds - base) / mean
+tokens, over about the last fifty requests; by it a request's first token is believed to have come when the
+counts do not say so in time. Requests of others are counted too: of the engine's first tokens as large a
+share is taken for ours as we sent of them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Protocol
+
+_DECAY = 0.98
+"""Of what was known, kept at each first token."""
+_ENOUGH = 4.0
+"""Requests, ours and the engine's, from which on it is believed."""
+_LIVE_S = 2.0
+"""Counts that are older say nothing of now."""
+_TOKEN_MAX_S = 0.01
+_DEBT_MAX = 8.0
+_MOSTLY = 0.8
+"""From this share on all first tokens are taken for ours: what is on its way makes it waver."""
+
+
+class Waiting(Protocol):
+    """A request of ours whose first token has not been told."""
+
+    @property
+    def settled(self) -> bool:
+        """Its first token came, or it is over."""
+
+    def first_token(self) -> None: ...
+
+
+class Told:
+    """One engine, or all."""
+
+    __slots__ = (
+        "_count", "_credit", "_first", "_ours", "_queue", "_seconds", "_theirs", "_tokens", "_told_at",
+        "_total_s",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._first = True
+        self._told_at = -1e9
+        self._count = self._total_s = 0.0
+        self._theirs = self._seconds = 0.0
+        self._ours = self._tokens = 0.0
+        self._queue: deque[Waiting] = deque()
+        """In the order in which they were sent."""
+        self._credit = 0.0
+        """First tokens that were counted and not given to a request; below 0 where counts have to follow."""
+
+    def sent(self, tokens: float) -> None:
+        """A request of ours is behind so many tokens of prefill, its own included."""
+        self._ours += 1.0
+        self._tokens += tokens
+
+    def wait(self, request: Waiting, now: float) -> bool:
+        """It is to be told by counts. False: there are none."""
+        if not self.live(now):
+            return False
+        self._drop_settled()
+        self._queue.append(request)
+        return True
+
+    def live(self, now: float) -> bool:
+        return now - self._told_at < _LIVE_S
+
+    def counts(self, count: float, total_s: float, now: float) -> tuple[float, float]:
+        """The engine's running counts: first tokens so far, and their seconds. What is new of both."""
+        new, seconds = count - self._count, total_s - self._total_s
+        first, self._first = self._first, False
+        self._count, self._total_s = count, total_s
+        if first or new < 0.0 or seconds < 0.0:  # it began anew
+            self._queue.clear()
+            self._credit = 0.0
+            return 0.0, 0.0
+        self._told_at = now
+        if new:
+            self.more(new, seconds)
+            self._give(new)
+        return new, seconds
+
+    def more(self, new: float, seconds: float) -> None:
+        """So many more first tokens, which took so long together."""
+        keep = _DECAY**new
+        self._theirs = self._theirs * keep + new
+        self._seconds = self._seconds * keep + seconds
+        self._ours *= keep
+        self._tokens *= keep
+
+    @property
+    def enough(self) -> bool:
+        return self._theirs >= _ENOUGH and self._ours >= _ENOUGH and self._tokens > 0.0
+
+    def delay(self, tokens: float, base_s: float) -> float:
+        """Seconds until the first token; only where there is `enough`."""
+        mean_s = self._seconds / self._theirs
+        base_s = min(base_s, 0.5 * mean_s)
+        slope = (mean_s - base_s) * self._ours / self._tokens
+        return base_s + min(slope, _TOKEN_MAX_S) * tokens
+
+    def _give(self, new: float) -> None:
+        queue = self._queue
+        self._drop_settled()
+        share = self._ours / self._theirs
+        self._credit += new * (share if share < _MOSTLY else 1.0)
+        while queue and self._credit >= 1.0:
+            self._credit -= 1.0
+            queue.popleft().first_token()
+            self._drop_settled()
+        if not queue:
+            self._credit = min(self._credit, 0.0)
+
+    def _drop_settled(self) -> None:
+        """Those whose first token came otherwise: the count holds theirs as well."""
+        queue = self._queue
+        while queue and queue[0].settled:
+            queue.popleft()
+            self._credit = max(self._credit - 1.0, -_DEBT_MAX)
