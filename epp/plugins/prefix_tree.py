@@ -107,7 +107,8 @@ class PrefixTree:
         top, number, end = self.top, holder.id, len(chain)
         grand = above = top
         grand_key = b""
-        at = added = dead = 0
+        at = begin = added = dead = 0
+        joined = False  # the bytes of `above`, which begins at `begin`, are still to be put together
         was = now = 0
         rest: Stretch | None = None  # what is left of the one older stretch that parts from the chain
         rest_at = -1
@@ -118,7 +119,7 @@ class PrefixTree:
                 added += end - at
                 self.blocks += (end - at) // HASH_BYTES
                 if above is not top and above.below is None and above.held == holder.alone:
-                    above.hashes = chain[at - len(above.hashes) :]
+                    joined, at = True, end
                 else:
                     tail = chain[at:]
                     put(above, tail[:HASH_BYTES], Segment(tail, holder.alone))  # one object if one hash
@@ -141,7 +142,6 @@ class PrefixTree:
             if now != was:
                 here.held = now
                 added += size
-            at += size
             if (
                 here.starts is None
                 and above is not top
@@ -150,12 +150,16 @@ class PrefixTree:
                 and len(above.below) == 1
             ):
                 # Nothing tells the two apart. The object with the end stays: stretches below point to it.
-                here.hashes = above.hashes + here.hashes
                 here.starts = above.starts
                 put(grand, grand_key, here)
+                joined = True
             else:
-                grand, grand_key = above, key
+                if joined:
+                    above.hashes = chain[begin:at]
+                    joined = False
+                grand, grand_key, begin = above, key, at
             above = here
+            at += size
             if rest is not None and rest_at == at:
                 assert here.below is not None
                 after = here.below[rest.hashes[:HASH_BYTES]]
@@ -164,6 +168,8 @@ class PrefixTree:
                     rest.hashes = after.hashes  # the same bytes, kept once
                 add_start(after, rest)
                 rest = None
+        if joined:
+            above.hashes = chain[begin:at]
         holder.size += added // HASH_BYTES
         return dead
 
