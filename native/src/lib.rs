@@ -13,6 +13,7 @@ pub mod health;
 pub mod inbox;
 pub mod io;
 pub mod listener;
+pub mod prompt;
 pub mod proto;
 pub mod stream;
 pub mod tls;

@@ -1,4 +1,5 @@
-//! For Python: the hashes of a prompt's blocks, and what is read of answers, to be compared with Python's own.
+//! For Python: the hashes of a prompt's blocks; and what is read of answers and prompts, to be compared with
+//! Python's own.
 
 use std::rc::Rc;
 
@@ -10,6 +11,7 @@ use pyo3::types::PyBytes;
 
 use crate::answer::{Watch, head_of};
 use crate::blocks::chain;
+use crate::prompt::PromptScan;
 use crate::types::{AnswerPlan, Api, Pair, Usage};
 
 /// Hashing less takes some 10 us at most, for which others need not be let in.
@@ -119,7 +121,27 @@ fn block_chain<'py>(
     Ok(PyBytes::new(py, &hashes))
 }
 
+/// (hashes as those of `block_chain`, length of the text) of the prompt of a body in pieces; None for a body that
+/// Python has to look at.
+#[pyfunction]
+fn scan_prompt<'py>(
+    py: Python<'py>,
+    api: &str,
+    pieces: Vec<Vec<u8>>,
+    block_bytes: usize,
+    max_blocks: usize,
+) -> Option<(Bound<'py, PyBytes>, u64)> {
+    let mut scan = PromptScan::new(Api::named(api), block_bytes, max_blocks);
+    for piece in pieces {
+        scan.push(&piece);
+    }
+    let found = scan.finish()?;
+    let hashes: Vec<u8> = found.chain.into_iter().flat_map(u64::to_le_bytes).collect();
+    Some((PyBytes::new(py, &hashes), found.text_bytes))
+}
+
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<AnswerProbe>()?;
+    module.add_function(wrap_pyfunction!(scan_prompt, module)?)?;
     module.add_function(wrap_pyfunction!(block_chain, module)?)
 }

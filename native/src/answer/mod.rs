@@ -6,7 +6,7 @@ mod grpc;
 mod json;
 mod reader;
 mod restore;
-mod scan;
+pub(crate) mod scan;
 mod search;
 mod sse;
 

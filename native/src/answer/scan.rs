@@ -224,7 +224,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// The character of an escape, and its length behind the backslash.
-fn escape(text: &[u8]) -> Option<(char, usize)> {
+pub fn escape(text: &[u8]) -> Option<(char, usize)> {
     let byte = *text.first()?;
     let plain = match byte {
         b'"' | b'\\' | b'/' => char::from(byte),

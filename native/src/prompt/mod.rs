@@ -16,6 +16,8 @@ use tokens::Tokens;
 /// A body with more of these may be hashed as it stands: `epp.parsing.body.is_coarse`.
 const MAX_OBJECTS: usize = 50_000;
 const MAX_QUOTES: usize = 400_000;
+/// Two blocks are held at a time.
+const MAX_BLOCK_BYTES: usize = 1 << 20;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scanned {
@@ -33,10 +35,10 @@ pub struct PromptScan {
 }
 
 impl PromptScan {
-    /// Gives up at once where `api` is neither chat nor completions.
+    /// Gives up at once where `api` is neither chat nor completions, or blocks have an odd size.
     pub fn new(api: Api, block_bytes: usize, max_blocks: usize) -> PromptScan {
-        let known = matches!(api, Api::Chat | Api::Completions) && block_bytes > 0;
-        let state = known.then(|| {
+        let is_known = matches!(api, Api::Chat | Api::Completions);
+        let state = (is_known && (1..=MAX_BLOCK_BYTES).contains(&block_bytes)).then(|| {
             let text = FlatText::new(block_bytes, max_blocks);
             (Tokens::default(), Shape::new(api == Api::Chat, text))
         });
