@@ -339,8 +339,6 @@ class RequestCall:
 
     def _forget(self) -> None:
         """An answer may take an hour: the prompt and the snapshot need not stay so long."""
-        if self._decision is None:
-            return
         self._d.kept_bytes -= self._kept
         self._kept = 0
         self._decision = None
@@ -381,7 +379,8 @@ class RequestCall:
             self._entry.first_token()
         if self._watch is not None:
             self._d.observation.first_token(self._watch, at)
-        self._forget()
+        if self._decision is not None:
+            self._forget()
 
     def end(self, ending: Ending, report: Report) -> None:
         if self._over:
@@ -390,7 +389,8 @@ class RequestCall:
         d, request, endpoint = self._d, self._request, self._endpoint
         if self._entry is not None:
             self._entry.end()
-        self._forget()
+        if self._decision is not None:
+            self._forget()
         d.metrics.ended(ending)
         if request is not None and endpoint is not None:
             self._account(request, endpoint, report)

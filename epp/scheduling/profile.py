@@ -154,7 +154,11 @@ class Profile:
         """The picker's answer; the best total when it is broken."""
         try:
             picked = tuple(map(int, self.picker.plugin.pick(cycle, rows, totals)))
-            if picked and _are_among(picked, rows, rows is cycle.snapshot.every):
+            if rows is cycle.snapshot.every:
+                wrong = not picked or min(picked) < 0 or max(picked) >= len(rows)
+            else:
+                wrong = not picked or not all(np.count_nonzero(rows == row) for row in picked)
+            if not wrong:
                 return picked
             what = f"picked {picked[:8]}, which are not all candidates" if picked else "picked none"
         except Exception as error:  # as above
@@ -162,13 +166,6 @@ class Profile:
         faults.append((self.picker.name, what))
         probe.fault("Picker", self.picker, what)
         return (int(rows[totals.argmax(0)]),)
-
-
-def _are_among(picked: tuple[int, ...], rows: Ints, every: bool) -> bool:
-    """Whether a picker chose of what it was given; `every`: that was the whole pool."""
-    if every:
-        return min(picked) >= 0 and max(picked) < len(rows)
-    return all(np.count_nonzero(rows == row) for row in picked)
 
 
 def describe(error: Exception) -> str:

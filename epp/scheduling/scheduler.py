@@ -215,12 +215,14 @@ class Scheduler:
         at = probe.start() if timing else 0.0
         for step in self._answerers:
             try:
-                headers.update(step.plugin.answer_headers(request, decision, served))
+                answer = step.plugin.answer_headers(request, decision, served)
+                if answer:
+                    headers.update(answer)
             except Exception as error:  # costs only its own headers
                 probe.fault("ResponseReceived", step, describe(error))
             if timing:
                 at = probe.lap(at, "ResponseReceived", step)
-        return tuple(headers.items())
+        return tuple(headers.items()) if headers else ()
 
     def expected_output(self, request: Request) -> int | None:
         """Output tokens that the ledger should expect, when a plugin estimates them; None otherwise."""

@@ -188,14 +188,12 @@ class DecisionLog:
 
 
 def _cost(decision: Decision) -> int:
-    """Bytes of the arrays and names that only this decision holds; 1 KiB for the objects around them."""
+    """Bytes of the arrays and names that this decision holds at most; 1 KiB for the objects around them."""
     names = len(decision.model) + len(decision.target_model) + len(decision.request_id)
-    columns = len(decision.attributes) * len(decision.snapshot.endpoints)
+    columns = len(decision.attributes)
     for run in decision.runs:
-        columns += len(run.candidates) + len(run.rows) * (2 + len(run.scores))
-        for drop in run.drops:
-            columns += len(drop.rows)
-    return 1024 + 4 * names + 8 * columns
+        columns += 4 + len(run.scores)  # candidates, rows, totals, and what the filters dropped
+    return 1024 + 4 * names + 8 * columns * len(decision.snapshot.endpoints)
 
 
 def _snapshot_cost(snapshot: Snapshot) -> int:
