@@ -109,7 +109,7 @@ impl Handoff {
     }
 
     /// Queues a stream's end; what the queue still holds of its answer becomes part of it.
-    pub fn push_end(&self, id: u64, event: Event, answered: Option<u64>, first_token: Option<u64>) {
+    pub fn push_end(&self, id: u64, mut event: Event, answered: Option<u64>, first_token: Option<u64>) {
         let mut queue = self.up.lock();
         let base = queue.base;
         let mut take = |sequence: Option<u64>| {
@@ -117,11 +117,21 @@ impl Handoff {
             let slot = queue.events.get_mut(usize::try_from(at).ok()?)?;
             Some(std::mem::replace(&mut slot.1, Up::Nothing))
         };
-        take(first_token);
-        let head = match take(answered) {
-            Some(Up::Stream(Event::Answered { answer, .. }, _)) => Some(answer),
+        // The head comes with a stream's first event, which may be one of these.
+        let mut opening = match take(first_token) {
+            Some(Up::Stream(Event::FirstToken { head, .. }, _)) => head,
             _ => None,
         };
+        let head = match take(answered) {
+            Some(Up::Stream(Event::Answered { head, answer, .. }, _)) => {
+                opening = opening.or(head);
+                Some(answer)
+            }
+            _ => None,
+        };
+        if let Event::End { head, .. } = &mut event {
+            *head = head.take().or(opening);
+        }
         drop(queue);
         self.push(id, Up::Stream(event, head), false);
     }

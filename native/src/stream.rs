@@ -11,7 +11,7 @@ use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Response};
 
-use crate::exchange::{Close, Exchange, Out};
+use crate::exchange::{Budget, Close, Exchange, Out};
 use crate::handoff::{Down, Up};
 use crate::inbox::{Broken, Inbox};
 use crate::io::Core;
@@ -240,6 +240,7 @@ impl Stream {
                     continue;
                 }
                 state.queued_bytes += part.len();
+                self.core.budget.take(part.len() as u64);
                 if part.len() < SMALL_BYTES {
                     small.get_or_insert_with(|| BytesMut::with_capacity(512)).extend_from_slice(&part);
                     continue;
@@ -414,7 +415,7 @@ impl Stream {
     fn flush(&self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
         let mut state = self.state.borrow_mut();
         loop {
-            if state.send_some().is_err() {
+            if state.send_some(&self.core.budget).is_err() {
                 return Poll::Ready(Err(()));
             }
             if state.queued_bytes == 0 {
@@ -432,7 +433,7 @@ impl Stream {
     /// As `flush`, outside of the stream's task; true when its task has something left to do.
     fn flush_ready(&self) -> bool {
         let mut state = self.state.borrow_mut();
-        let failed = state.send_some().is_err();
+        let failed = state.send_some(&self.core.budget).is_err();
         failed || state.queued_bytes > 0 || state.close.is_some()
     }
 
@@ -465,6 +466,8 @@ impl Stream {
         state.out.frames.clear();
         self.settle(&mut state, now);
         state.queue.clear();
+        self.core.budget.give_back(state.queued_bytes as u64);
+        state.queued_bytes = 0;
         let mut code = code.unwrap_or("CANCELLED");
         if code == "OK" && state.ending == Some(Ending::ClientDisconnect) {
             code = "CANCELLED"; // a reset may show as the end of reading first
@@ -504,7 +507,7 @@ impl State {
     }
 
     /// As much as there is room for now.
-    fn send_some(&mut self) -> Result<(), h2::Error> {
+    fn send_some(&mut self, budget: &Budget) -> Result<(), h2::Error> {
         if self.queued_bytes == 0 {
             return Ok(());
         }
@@ -521,6 +524,7 @@ impl State {
                 self.queue.pop_front();
             }
             self.queued_bytes -= part.len();
+            budget.give_back(part.len() as u64);
             send.send_data(part, false)?;
         }
         Ok(())

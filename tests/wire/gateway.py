@@ -12,8 +12,12 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from epp.extproc.grpcio import SERVICE
 
 
-def channel(port: int) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=(("grpc.use_local_subchannel_pool", 1),))
+def channel(port: int, *, window_bytes: int = 0) -> grpc.aio.Channel:
+    """`window_bytes`: of what is not read yet, no more is taken; 0 for what gRPC finds best."""
+    options = [("grpc.use_local_subchannel_pool", 1)]
+    if window_bytes:
+        options += [("grpc.http2.lookahead_bytes", window_bytes), ("grpc.http2.bdp_probe", 0)]
+    return grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options)
 
 
 def stream(to: grpc.aio.Channel) -> Any:

@@ -272,7 +272,10 @@ async def test_tls_with_reload(kind: str, tmp_path: Path) -> None:
 async def test_what_waits_for_a_slow_reader_counts_against_the_budget(kind: str) -> None:
     door = FakeDoor()
     limits = Limits(max_buffered_bytes=5 << 20)
-    async with serving(kind, door, limits=limits) as (transport, _), gw.channel(transport.port) as channel:
+    async with (
+        serving(kind, door, limits=limits) as (transport, _),
+        gw.channel(transport.port, window_bytes=64 << 10) as channel,
+    ):
         slow = gw.stream(channel)
         await slow.write(gw.request_headers())
         await slow.write(gw.request_body(bytes(4 << 20), end=True))
