@@ -27,11 +27,12 @@ import msgspec
 import numpy as np
 from policy_routers import Picker, Sent
 from policy_run import Figures, Run
-from policy_workloads import KINDS, Session, from_trace, generated
+from policy_workloads import KINDS, Kind, Session, from_trace, generated
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from epp.cli.demo import scene
 from epp.config.loader import load_preset
 from epp.datalayer.load import Load
 from epp.datalayer.observation.due import Watch
@@ -39,6 +40,8 @@ from epp.datalayer.observation.gateways import Mode
 from epp.datalayer.observation.observation import Observation
 from epp.domain.request import AnswerView, Request, Usage
 from epp.domain.views import Report
+from epp.load.calls import Manner, Mix
+from epp.load.conversations import Conversations
 from epp.load.traces import TraceError
 from epp.sim.engine import Engine
 from epp.sim.profile import PROFILES, Profile
@@ -49,6 +52,14 @@ PROFILE = replace(PROFILES["llama-3.1-8b-h100"], prefill_token_s=100e-6)
 SCRAPE_S = 0.1
 VIEWS = {"all": AnswerView.ALWAYS, "sampled": AnswerView.CHOICE, "ends": AnswerView.NEVER}
 BLIND = "blind"
+WORKLOADS = {
+    **KINDS,
+    "demo": Kind(
+        "the chats of `epp demo`",
+        scene.CHATS_A_SECOND / 8,
+        lambda seed: Conversations(Manner(Mix((scene.MODEL,), (1.0,))), seed, scene.SHAPE).make,
+    ),
+}
 
 
 @dataclass(slots=True)
@@ -69,7 +80,7 @@ class Watched:
     def first_token(self, now: float) -> None:
         """A streamed answer's; one in whole shows nothing before its end."""
         self.first_at = now
-        self.router.counts(self.engine, now - self.sent_at)
+        self.router.counts.add(self.engine, now - self.sent_at)
         if self.watch is None:
             if self.request.stream and not self.router.blind:
                 self.sent.first_token(now)
@@ -95,17 +106,28 @@ class Watched:
         observation.ended(watch, self.request, Report(True, first_at=first_at, usage=usage), 200, now)
 
 
+class EngineCounts:
+    """Of first tokens, as engines have them in their metrics, whoever sent the requests."""
+
+    def __init__(self, engines: int) -> None:
+        self.first = [0] * engines
+        self.seconds = [0.0] * engines
+
+    def add(self, engine: int, seconds: float) -> None:
+        self.first[engine] += 1
+        self.seconds[engine] += seconds
+
+
 class WatchingPicker(Picker):
     """A picker behind a gateway that shows answers in one way."""
 
-    def __init__(self, how: str, engines: int, seed: int, *, streamed: bool) -> None:
+    def __init__(self, how: str, engines: int, seed: int, counts: EngineCounts, *, streamed: bool) -> None:
         super().__init__(load_preset(), engines, scrape_s=SCRAPE_S, seed=seed)
         self.blind = how == BLIND
         self.observation = Observation(self.ledger, Random(seed), mode=Mode.AUTO)
         self._view = VIEWS.get(how, AnswerView.ALWAYS)
         self._streamed = streamed
-        self._counts = [0] * engines
-        self._seconds = [0.0] * engines
+        self.counts = counts
 
     def choose(self, request: Request, now: float) -> Watched:  # type: ignore[override]
         observation = self.observation
@@ -121,16 +143,19 @@ class WatchingPicker(Picker):
             observation.begun(watch, streamed=True)
         return Watched(self, sent, request, watch, now)
 
-    def counts(self, engine: int, seconds: float) -> None:
-        """The engine's own count of first tokens."""
-        self._counts[engine] += 1
-        self._seconds[engine] += seconds
-
     def scraped(self, engine: int, load: Load, now: float) -> None:
         super().scraped(engine, load, now)
-        self.observation.first_tokens(
-            self.store.endpoints[engine].slot, self._counts[engine], self._seconds[engine], now
-        )
+        if self.observation.wants_counts:
+            slot = self.store.endpoints[engine].slot
+            self.observation.first_tokens(slot, self.counts.first[engine], self.counts.seconds[engine], now)
+
+    def check(self) -> None:
+        """After a run: nothing is left in the ledger. Raises ValueError."""
+        if self.faults.seen or self.ledger.open_entries:
+            raise ValueError(f"faults {dict(self.faults.seen)}, entries left {self.ledger.open_entries}")
+        left = self.ledger.prefill_tokens(self._rows)
+        if np.any(left != 0.0):
+            raise ValueError(f"prefill tokens left behind: {left.tolist()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,22 +166,23 @@ class Outcome:
 
 def play(
     sessions: Sequence[Session], how: str, *, engines: int, speed: float, seed: int, minutes: float,
-    streamed: bool = True, profile: Profile = PROFILE,
+    streamed: bool = True, profile: Profile = PROFILE, pickers: int = 1,
 ) -> Outcome:  # fmt: skip
     """One run; the ledger must be empty after it."""
     simulated = [Engine(profile, seed=seed + i, max_waiting=1 << 30) for i in range(engines)]
-    router = WatchingPicker(how, engines, seed, streamed=streamed)
-    run = Run(sessions, simulated, [router], speed=speed, scrape_s=SCRAPE_S, until_s=minutes * 60 / speed)
+    counts = EngineCounts(engines)
+    routers = [
+        WatchingPicker(how, engines, seed + number, counts, streamed=streamed) for number in range(pickers)
+    ]
+    run = Run(sessions, simulated, routers, speed=speed, scrape_s=SCRAPE_S, until_s=minutes * 60 / speed)
     figures = run.play()
-    if router.faults.seen or router.ledger.open_entries:
-        raise ValueError(f"faults {dict(router.faults.seen)}, entries left {router.ledger.open_entries}")
-    slots = np.arange(engines)
-    left = router.ledger.prefill_tokens(slots)
-    if np.any(left != 0.0):
-        raise ValueError(f"prefill tokens left behind: {left.tolist()}")
-    counts = {key: count for key, count in router.observation.answers() if isinstance(count, int)}
-    seen = sum(count for key, count in counts.items() if key[0] == "true")
-    total = sum(counts.values())
+    seen = total = 0
+    for router in routers:
+        router.check()
+        for key, count in router.observation.answers():
+            assert isinstance(count, int)
+            total += count
+            seen += count if key[0] == "true" else 0
     return Outcome(figures, seen / total if total else 1.0)
 
 
@@ -171,25 +197,29 @@ def _loads(context: click.Context, parameter: click.Parameter, value: str) -> tu
 
 
 @click.command(help=__doc__.split("\n\n")[0] if __doc__ else "")
-@click.option("--workload", type=click.Choice(list(KINDS)), default="chats", show_default=True)
+@click.option("--workload", type=click.Choice(list(WORKLOADS)), default="chats", show_default=True)
 @click.option("--trace", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="JSON lines.")
 @click.option("--load", "loads", default="1.0,1.6,2.2", show_default=True, callback=_loads)
 @click.option("--minutes", type=click.FloatRange(0.1, 1440), default=8.0, show_default=True, help="At x1.0.")
 @click.option("--engines", type=click.IntRange(1, 10_000), default=8, show_default=True)
-@click.option("--prefill-us", type=click.FloatRange(1), default=100.0, show_default=True)
+@click.option("--prefill-us", type=click.FloatRange(1), help="A prompt token [default: 100; demo: 250].")
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True)
+@click.option("--pickers", type=click.IntRange(1, 64), default=1, show_default=True, help="Replicas.")
 @click.option("--whole", is_flag=True, help="Answers that are not streamed.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), default=ROOT / "out/bench-observe.json"
 )
 def main(
     workload: str, trace: Path | None, loads: Sequence[float], minutes: float, engines: int,
-    prefill_us: float, seeds: int, whole: bool, out: Path,
+    prefill_us: float | None, seeds: int, pickers: int, whole: bool, out: Path,
 ) -> None:  # fmt: skip
     began = time.perf_counter()
+    prefill_us = prefill_us or (250.0 if workload == "demo" else 100.0)
     profile = replace(PROFILE, prefill_token_s=prefill_us * 1e-6)
     played = trace.name if trace else workload
     title = f"{played}, {minutes:g} min; {engines} engines, {prefill_us:g} us a prompt token; {seeds} seeds"
+    title += f"; {pickers} pickers" if pickers > 1 else ""
+    title += "; not streamed" if whole else ""
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     for name in ("load", "observed", "answers seen", "TTFT s", "p99", "TTFT / all's", "p99 / all's"):
         table.add_column(name, justify="right" if name not in ("load", "observed") else "left")
@@ -198,7 +228,9 @@ def main(
     try:
         for seed in range(1, seeds + 1):
             workloads[seed] = (
-                from_trace(trace, minutes) if trace else generated(KINDS[workload], engines, minutes, seed)
+                from_trace(trace, minutes)
+                if trace
+                else generated(WORKLOADS[workload], engines, minutes, seed)
             )
     except (TraceError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -207,7 +239,7 @@ def main(
         for how in (*VIEWS, BLIND):
             outcomes = [
                 play(sessions, how, engines=engines, speed=speed, seed=seed, minutes=minutes,
-                     streamed=not whole, profile=profile)
+                     streamed=not whole, profile=profile, pickers=pickers)
                 for seed, sessions in workloads.items()
             ]  # fmt: skip
             ttft = float(np.mean([o.figures.ttft_mean_s for o in outcomes]))
@@ -228,7 +260,7 @@ def main(
     Console(width=110).print(table)
     setting = {
         "workload": played, "minutes": minutes, "engines": engines, "seeds": seeds, "whole": whole,
-        "prefill_us": prefill_us,
+        "prefill_us": prefill_us, "pickers": pickers,
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({"setting": setting, "runs": rows}, indent=1) + "\n")

@@ -18,7 +18,7 @@ from epp.datalayer.observation.sampling import INTERVAL_S, RATE, Sampler
 from epp.datalayer.observation.timings import PREFILL_RATE, Timings
 from epp.datalayer.observation.usage import Usages
 from epp.domain.request import AnswerView, Api, Request, Usage
-from epp.domain.snapshot import Floats, Ints
+from epp.domain.snapshot import NEVER, Floats, Ints
 from epp.domain.views import Clock, Report
 from epp.telemetry.series import Cell
 
@@ -81,7 +81,7 @@ class Observation:
         self._usages = Usages()
         self._answers: dict[tuple[str, str], int] = {}
         self._lost: set[str] = set()
-        self._unseen = False
+        self._unseen_at = NEVER
         self.whole: tuple[AnswerView, ...] = ()
         """Requests that come with one of these need no watch: their answers are all looked at."""
         self.seen = 0
@@ -128,12 +128,12 @@ class Observation:
         watch.trial = trial
         watch.expected_output = output
         if not observe:
-            self._unseen = True
+            self._unseen_at = now
             self._timings.sent(cell, tokens)
-            watch.patient = not self._timings.sampled and cell.told.wait(watch, now)
+            watch.patient = not self._timings.fresh(now) and cell.told.wait(watch, now)
         if uncached > 0 and not (observe and request.stream):
             # An answer that is not streamed tells its first token only with its last.
-            delay = self._timings.delay(cell, tokens)
+            delay = self._timings.delay(cell, tokens, now)
             self._dues.put(watch, now + (delay if delay < DELAY_MAX_S else DELAY_MAX_S))
         return watch
 
@@ -174,12 +174,12 @@ class Observation:
         if usage.prompt_tokens is not None:
             self._usages.saw(request.target_model, request.input_tokens, usage.prompt_tokens)
         if watch.streamed and report.first_at > watch.sent_at:
-            self._timings.saw(watch.cell, watch.tokens, report.first_at - watch.sent_at)
+            self._timings.saw(watch.cell, watch.tokens, report.first_at - watch.sent_at, now)
 
     @property
     def wants_counts(self) -> bool:
         """The engines' own counts are all there is to learn from."""
-        return self._unseen and not self._timings.sampled
+        return self._unseen_at != NEVER and not self._timings.fresh(self._unseen_at)
 
     def first_tokens(self, slot: int, count: float, total_s: float, now: float) -> None:
         """The endpoint's engine says how many first tokens there were so far, and their seconds together."""

@@ -3,8 +3,8 @@
 An engine prefills in turn, so the first token of a request comes after the tokens that wait there, its own
 included: seconds = base + rate x (its uncached tokens + the backlog at the time of sending). One robust line
 for each endpoint and model; while that has seen too little, the model's over all endpoints, then that over
-everything. Where no answer is looked at, one that the engines' own metrics tell (`told`), for the endpoint or
-for all; and before anything is known, constants.
+everything. Where no answer is looked at, or none was lately, one that the engines' own metrics tell (`told`),
+for the endpoint or for all; and before anything is known, constants.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from epp.datalayer.observation.line import Line
 from epp.datalayer.observation.sampling import Schedule
 from epp.datalayer.observation.told import Told
+from epp.domain.snapshot import NEVER
 
 BASE_S = 0.05
 PREFILL_RATE = 5000.0
@@ -19,6 +20,8 @@ PREFILL_RATE = 5000.0
 card of the middle class. The configuration may say better."""
 _ENOUGH = 4
 """Samples from which on a line is believed."""
+_FRESH_S = 120.0
+"""Since the last sample: lines that are older are only better than nothing."""
 _MODELS = 1000
 """With a line of their own over all endpoints; further ones share one."""
 CELLS = 20_000
@@ -48,6 +51,7 @@ class Timings:
         self._base_s = base_s
         self._token_s = 1.0 / prefill_rate
         self._all = Line(base_s, self._token_s)
+        self._sampled_at = NEVER
         self._models: dict[str, Line] = {}
         self._slots: dict[int, dict[str, Cell]] = {}
         self._told: dict[int, Told] = {}
@@ -64,22 +68,21 @@ class Timings:
                 return found
         return self._add(slot, model)
 
-    @property
-    def sampled(self) -> bool:
+    def fresh(self, now: float) -> bool:
         """Answers are looked at, so that no line but theirs is needed."""
-        return self._all.samples >= _ENOUGH
+        return now - self._sampled_at < _FRESH_S and self._all.samples >= _ENOUGH
 
-    def delay(self, cell: Cell, tokens: float) -> float:
+    def delay(self, cell: Cell, tokens: float, now: float) -> float:
         """Seconds until the first token of a request behind so many tokens, its own included."""
+        if not self.fresh(now):
+            told = cell.told if cell.told.enough else self._told_all
+            if told.enough:
+                return told.delay(tokens, self._base_s)
         line = cell.line
         if line.samples < _ENOUGH:
             line = self._models.get(cell.model, line)
             if line.samples < _ENOUGH:
                 line = self._all
-                if line.samples < _ENOUGH:
-                    told = cell.told if cell.told.enough else self._told_all
-                    if told.enough:
-                        return told.delay(tokens, self._base_s)
         return line.base_s + line.token_s * tokens
 
     def sent(self, cell: Cell, tokens: float) -> None:
@@ -95,8 +98,9 @@ class Timings:
             if new:
                 self._told_all.more(new, seconds)
 
-    def saw(self, cell: Cell, tokens: float, seconds: float) -> None:
+    def saw(self, cell: Cell, tokens: float, seconds: float, now: float) -> None:
         """A first token came so long after its request was sent."""
+        self._sampled_at = now
         everything = self._all
         everything.saw(tokens, seconds, everything.token_s if everything.samples else self._token_s)
         of_model = self._models.get(cell.model)
