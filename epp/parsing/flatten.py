@@ -52,6 +52,9 @@ class Message(msgspec.Struct, gc=False):
     summary: msgspec.Raw = NONE
 
 
+_ROLES = {
+    role: f"{role}\n".encode() for role in ("system", "developer", "user", "assistant", "tool", "function")
+}
 _OUTPUT: msgspec.json.Decoder[str | list[Part] | Part] = msgspec.json.Decoder(str | list[Part] | Part)
 
 
@@ -65,8 +68,9 @@ def add_raw(out: list[bytes], raw: msgspec.Raw) -> None:
 
 def add_messages(out: list[bytes], messages: Iterable[Message]) -> None:
     for message in messages:
-        if message.role:
-            out.append(f"{message.role}\n".encode())
+        role = message.role
+        if role:
+            out.append(_ROLES.get(role) or f"{role}\n".encode())
         content = message.content
         if type(content) is str:
             out.append(content.encode())
@@ -79,7 +83,7 @@ def add_messages(out: list[bytes], messages: Iterable[Message]) -> None:
         out.append(b"\n")
         if message.tool_calls is not NONE:
             add_raw(out, message.tool_calls)
-        if message.role is None:
+        if role is None:
             _add_item(out, message)
 
 

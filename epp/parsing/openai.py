@@ -133,7 +133,7 @@ def parse_chat(head: RequestHead, body: bytes, truncated: bool) -> Request:
     asked = limit("max_completion_tokens", fields.max_completion_tokens)
     if asked is None:
         asked = limit("max_tokens", fields.max_tokens)
-    prompt = Prompt(text=b"".join(out))
+    prompt = Prompt(b"".join(out))
     return request_of(head, Api.CHAT, body, fields, (prompt,), truncated, max_output_tokens=asked)
 
 
