@@ -40,7 +40,8 @@ from epp.telemetry.tracing import UNTRACED, Trace, Tracer
 
 log = logging.getLogger("epp.director")
 
-_FAIRNESS = ("x-llm-d-inference-fairness-id", "x-gateway-inference-fairness-id")
+_FAIRNESS = "x-llm-d-inference-fairness-id"
+_FAIRNESS_OF_GATEWAY = "x-gateway-inference-fairness-id"
 _MODELLED = (Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.ANTHROPIC, Api.RERANK)
 """APIs whose model must be served by the endpoint."""
 REASONS_HEADER = "x-epp-decision"
@@ -231,7 +232,8 @@ class RequestCall:
         if traced:
             trace.parsed(request)
         self._streaming = request.stream  # should the answer's headers not be shown to us
-        request.fairness_id = headers.get(_FAIRNESS[0]) or headers.get(_FAIRNESS[1]) or request.fairness_id
+        if flow := headers.get(_FAIRNESS) or headers.get(_FAIRNESS_OF_GATEWAY):
+            request.fairness_id = flow
         snapshot = d.store.snapshot
         now = d.clock()
         observation = d.observation

@@ -87,7 +87,9 @@ class Ledger:
         """A request leaves for the endpoint of `slot`; `prefill_tokens` are its uncached prompt tokens."""
         prefill = int(prefill_tokens) if prefill_tokens > 0 else 0
         decode = int(decode_tokens) if decode_tokens > 0 else 0
-        tenancy = self.tenancy(slot)
+        if slot >= len(self._tenancies):
+            self._grow(slot)
+        tenancy = self._tenancies[slot]
         self.add(slot, tenancy, 1, prefill, decode)
         self.open_entries += 1
         return Entry(self, slot, tenancy, prefill, decode)

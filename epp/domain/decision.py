@@ -68,7 +68,8 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
 
     @property
     def uncached_tokens(self) -> int:
-        return max(0, self.input_tokens - self.cached_tokens)
+        uncached = self.input_tokens - self.cached_tokens
+        return uncached if uncached > 0 else 0
 
     @property
     def endpoint(self) -> Endpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from random import Random
 from typing import Any
 
@@ -296,7 +297,7 @@ def _cached_tokens(cycle: Cycle, row: int) -> int:
         cached = float(column[row])
     except (IndexError, TypeError, ValueError):
         return 0
-    return min(int(cached), cycle.request.input_tokens) if 0.0 < cached < float("inf") else 0
+    return min(int(cached), cycle.request.input_tokens) if 0.0 < cached < inf else 0
 
 
 def _without_avoided(snapshot: Snapshot, candidates: Ints) -> tuple[Ints, tuple[Drop, ...]]:
