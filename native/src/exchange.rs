@@ -282,7 +282,15 @@ impl Exchange {
 
     /// We end a request that was let in: by this answer, or by a reset where its own has begun. Nothing, where that
     /// is complete.
-    pub fn abort(&mut self, refusal: Refusal, _now: f64, out: &mut Out) {
+    pub fn abort(&mut self, refusal: Refusal, now: f64, out: &mut Out) {
+        match self.awaited {
+            Awaited::Refusal => return self.immediate(&refusal, out),
+            // Its headers wait for a reply that may never come.
+            Awaited::AnswerSet if self.answer == AnswerState::Done => {
+                return self.answer_set(Vec::new(), now, out);
+            }
+            _ => {}
+        }
         let complete = matches!(self.answer, AnswerState::Done | AnswerState::Over);
         if self.request == RequestState::Closed || complete {
             return;

@@ -221,7 +221,7 @@ pub enum Event {
         answer: Box<AnswerHead>,
         wait: bool,
     },
-    /// The first with content of the answer's body. Has a head where the answer's headers were not shown to us.
+    /// The answer's body has begun. With a head where its headers were not shown to us.
     FirstToken {
         head: Option<Box<Head>>,
         at: f64,

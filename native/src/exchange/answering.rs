@@ -162,3 +162,42 @@ fn joined(held: Bytes, more: Bytes) -> Bytes {
     both.extend_from_slice(&more);
     both.freeze()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::exchange::{Budget, Limits};
+    use crate::proto::Kind;
+    use crate::types::{Route, Verdict};
+
+    fn incoming(kind: Kind, body: &Bytes, end_of_stream: bool) -> Incoming {
+        let body = body.clone();
+        Incoming { kind, headers: Vec::new(), body, end_of_stream, modes: None, subset: None, served: None }
+    }
+
+    #[test]
+    fn bodies_go_back_without_being_copied() {
+        let limits = Limits {
+            max_body_bytes: 1 << 20,
+            budget_limit: 1 << 20,
+            ask_headers: false,
+            gap_bounds: Rc::from([]),
+        };
+        let mut exchange = Exchange::new(Rc::new(limits), Rc::new(Budget::default()));
+        let mut out = Out::default();
+        let (nothing, body) = (Bytes::new(), Bytes::from(vec![b'x'; 70_000]));
+        exchange.receive(incoming(Kind::RequestHeaders, &nothing, false), 0.0, &mut out);
+        exchange.receive(incoming(Kind::RequestBody, &body, true), 0.0, &mut out);
+        let Some(Event::Decide { body: shown, .. }) = out.events.pop() else { panic!("{:?}", out.events) };
+        assert_eq!(shown.as_ptr(), body.as_ptr());
+        exchange.decided(Verdict::Route(Box::<Route>::default()), 0.0, &mut out);
+        let sent: Vec<_> = out.frames.drain(1..).map(|frame| frame.tail.as_ptr()).collect();
+        assert_eq!(sent, [body.as_ptr(), body[62_000..].as_ptr()]);
+        out.frames.clear();
+        exchange.receive(incoming(Kind::AnswerBody, &body, false), 0.0, &mut out);
+        let sent: Vec<_> = out.frames.iter().map(|frame| frame.tail.as_ptr()).collect();
+        assert_eq!(sent, [body.as_ptr(), body[62_000..].as_ptr()]);
+    }
+}

@@ -218,3 +218,27 @@ fn lower(name: Bytes) -> Bytes {
     }
     lossy(&name).to_lowercase().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_a_slice_of_its_message() -> Result<(), Malformed> {
+        let message = Bytes::from_static(b"\x22\x07\x0a\x03abc\x10\x01");
+        let incoming = decode(message.clone())?;
+        let Some(Incoming { kind: Kind::RequestBody, body, end_of_stream: true, .. }) = incoming else {
+            panic!("{incoming:?}")
+        };
+        assert_eq!(body, "abc");
+        assert_eq!(body.as_ptr(), message[4..].as_ptr());
+        Ok(())
+    }
+
+    #[test]
+    fn names_are_lowered_and_kept_in_order() {
+        let message = b"\x12\x12\x0a\x10\x0a\x06\x0a\x01B\x1a\x01x\x0a\x06\x0a\x01a\x12\x01y";
+        let headers = decode(Bytes::from_static(message)).ok().flatten().map(|incoming| incoming.headers);
+        assert_eq!(headers, Some(vec![("b".into(), "x".into()), ("a".into(), "y".into())]));
+    }
+}
