@@ -59,4 +59,7 @@ class Line:
         spread_xx = max(0.0, self._xx / self._w - x * x)
         slope = (self._xy / self._w - x * y + stiff * wider_token_s) / (spread_xx + stiff)
         self.token_s = min(max(slope, 0.0), _TOKEN_MAX_S)
-        self.base_s = max(0.0, y - self.token_s * x)
+        self.base_s = y - self.token_s * x
+        if self.base_s < 0.0:  # then through the origin
+            self.base_s = 0.0
+            self.token_s = min(self._xy / self._xx, _TOKEN_MAX_S)

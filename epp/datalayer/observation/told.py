@@ -39,8 +39,8 @@ class Told:
     """One engine, or all."""
 
     __slots__ = (
-        "_count", "_credit", "_first", "_ours", "_queue", "_seconds", "_theirs", "_tokens", "_told_at",
-        "_total_s",
+        "_count", "_credit", "_first", "_new", "_new_tokens", "_ours", "_queue", "_seconds", "_theirs",
+        "_tokens", "_told_at", "_total_s",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -49,6 +49,8 @@ class Told:
         self._count = self._total_s = 0.0
         self._theirs = self._seconds = 0.0
         self._ours = self._tokens = 0.0
+        self._new = self._new_tokens = 0.0
+        """Of ours, since the last count."""
         self._queue: deque[Waiting] = deque()
         """In the order in which they were sent."""
         self._credit = 0.0
@@ -56,8 +58,8 @@ class Told:
 
     def sent(self, tokens: float) -> None:
         """A request of ours is behind so many tokens of prefill, its own included."""
-        self._ours += 1.0
-        self._tokens += tokens
+        self._new += 1.0
+        self._new_tokens += tokens
 
     def wait(self, request: Waiting, now: float) -> bool:
         """It is to be told by counts. False: there are none."""
@@ -90,8 +92,9 @@ class Told:
         keep = _DECAY**new
         self._theirs = self._theirs * keep + new
         self._seconds = self._seconds * keep + seconds
-        self._ours *= keep
-        self._tokens *= keep
+        self._ours = self._ours * keep + self._new
+        self._tokens = self._tokens * keep + self._new_tokens
+        self._new = self._new_tokens = 0.0
 
     @property
     def enough(self) -> bool:
