@@ -88,13 +88,13 @@ class DueTokens:
         """Apply what is due by now."""
         heap = self.heap
         while heap and heap[0][0] <= now:
-            watch = heapq.heappop(heap)[2]
+            due_at, _, watch = heapq.heappop(heap)
             watch.queued = False
             if watch.settled:
                 self._stale -= watch.over
             elif watch.patient:
                 watch.patient = False
-                self.put(watch, now + _PATIENCE * (now - watch.sent_at))
+                self.put(watch, due_at + _PATIENCE * (due_at - watch.sent_at))
             elif watch.begun or not watch.streamed or not self.heads_come:
                 watch.first_token()
             else:
