@@ -24,7 +24,7 @@ from epp.datalayer.store import Store
 from epp.domain.decision import Decision
 from epp.domain.endpoint import Endpoint
 from epp.domain.errors import Answer, Reason, Refused, answer_of
-from epp.domain.request import AnswerView, Api, Request, RequestHead, Usage
+from epp.domain.request import AnswerView, Api, Body, Request, RequestHead, Usage
 from epp.domain.snapshot import Ints, Snapshot
 from epp.domain.views import AnswerHead, AnswerPlan, Clock, Ending, Report, Route, Verdict
 from epp.parsing.body import MODEL_HEADER, rewrite_target
@@ -206,7 +206,7 @@ class RequestCall:
             log.debug("refused", extra={"request_id": self._head.request_id, "reason": refused.reason.name})
         return answer_of(refused)
 
-    def decide(self, body: bytes, *, truncated: bool = False) -> Verdict:
+    def decide(self, body: Body, *, truncated: bool = False) -> Verdict:
         try:
             return self._route(body, truncated)
         except Refused as refused:
@@ -216,7 +216,7 @@ class RequestCall:
             self._d.metrics.internal_error("request")
             return self.refuse(Refused(Reason.INTERNAL, "the endpoint picker failed; its log says why"))
 
-    def _route(self, body: bytes, truncated: bool) -> Route:
+    def _route(self, body: Body, truncated: bool) -> Route:
         d, head = self._d, self._head
         headers = head.headers
         trace = self._trace = d.tracer.request(head)
@@ -316,7 +316,7 @@ class RequestCall:
                 ratio = matched / match.total_blocks
                 d.metrics.prefix_lookup(name, d.scheduler.types[name], ratio, hit_bytes)
 
-    def _rewritten(self, request: Request, body: bytes) -> bytes | None:
+    def _rewritten(self, request: Request, body: Body) -> bytes | None:
         """The body with the target model's name, where it has a place for it."""
         if request.model_span is None:
             return None

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from epp.domain.request import Api, Prompt, Request, RequestHead
+from epp.domain.request import Api, Body, Prompt, Request, RequestHead
 from epp.parsing.body import Fields, decode_body, is_coarse, missing
 from epp.parsing.coarse import parse_coarse
 from epp.parsing.flatten import add_raw
@@ -47,15 +47,15 @@ class Messages(Fields):
 _MESSAGES = msgspec.json.Decoder(Messages)
 
 
-def parse_messages(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_messages(head: RequestHead, body: Body, truncated: bool) -> Request:
     return _parse(head, body, truncated, skip_response=False)
 
 
-def parse_count_tokens(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_count_tokens(head: RequestHead, body: Body, truncated: bool) -> Request:
     return _parse(head, body, truncated, skip_response=True)
 
 
-def _parse(head: RequestHead, body: bytes, truncated: bool, *, skip_response: bool) -> Request:
+def _parse(head: RequestHead, body: Body, truncated: bool, *, skip_response: bool) -> Request:
     if is_coarse(body):
         request = parse_coarse(head, Api.ANTHROPIC, body, truncated)
         request.skip_response = skip_response

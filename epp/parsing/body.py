@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from epp.domain.errors import Reason, Refused
-from epp.domain.request import RequestHead
+from epp.domain.request import Body, RequestHead
 from epp.parsing.cut import completed
 from epp.parsing.rawjson import NONE, is_set
 
@@ -32,6 +32,7 @@ _STRIDE = 1 << 18
 
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _MISSING = re.compile(r"^Object missing required field `([^`]+)`")
+_BRACE = re.compile(rb"\{")
 _TEXT: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
 
 
@@ -50,7 +51,7 @@ _NAMES_MAX = 256
 _NAME_BYTES = 256
 
 
-def is_coarse(body: bytes) -> bool:
+def is_coarse(body: Body) -> bool:
     """Whether the body has so many small values that decoding it would take many times its memory.
 
     Such a body (none that people write) is hashed as the raw JSON of its prompt instead.
@@ -63,7 +64,7 @@ def is_coarse(body: bytes) -> bool:
     )
 
 
-def has_more(body: bytes | memoryview, char: bytes, limit: int) -> bool:
+def has_more(body: Body | memoryview, char: bytes, limit: int) -> bool:
     """Whether `char` occurs more than `limit` times. numpy counts frequent ones far faster than bytes do."""
     found = 0
     values = np.frombuffer(body, np.uint8)
@@ -74,7 +75,7 @@ def has_more(body: bytes | memoryview, char: bytes, limit: int) -> bool:
     return False
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes | memoryview, *, at: str = "") -> T:
+def decode(decoder: msgspec.json.Decoder[T], body: Body | memoryview, *, at: str = "") -> T:
     """The typed part of a JSON text; `at` is the path of this text in the request's body."""
     try:
         return decoder.decode(body)
@@ -88,7 +89,7 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes | memoryview, *, at: st
         raise _malformed("it is nested too deeply", at) from None
 
 
-def decode_body(decoder: msgspec.json.Decoder[T], head: RequestHead, body: bytes, truncated: bool) -> T:
+def decode_body(decoder: msgspec.json.Decoder[T], head: RequestHead, body: Body, truncated: bool) -> T:
     """As `decode`; a cut body is closed first."""
     if truncated:
         return decode(decoder, completed(body))
@@ -108,7 +109,7 @@ def missing(field: str) -> Refused:
 
 
 def model_of(
-    head: RequestHead, raw: msgspec.Raw, body: bytes, truncated: bool, *, needed: bool = True
+    head: RequestHead, raw: msgspec.Raw, body: Body, truncated: bool, *, needed: bool = True
 ) -> tuple[str, tuple[int, int] | None]:
     """The model and the span of its JSON value in the body.
 
@@ -132,11 +133,12 @@ def model_of(
         raise Refused(Reason.MODEL_MISSING, "Missing required field `model`.", param="model")
     if value:
         return "", span_of(raw, body, value)
-    start = body.index(b"{") + 1
+    found = _BRACE.search(body)
+    start = found.end() if found else 0
     return "", (start, start)
 
 
-def model_span(body: bytes) -> tuple[int, int] | None:
+def model_span(body: Body) -> tuple[int, int] | None:
     """Where the model's value stands in a whole or cut JSON body; None when it is not there or not whole."""
     whole = completed(body)
     try:
@@ -153,9 +155,9 @@ def rewrite_target(head: RequestHead) -> str:
     return headers.get(_REWRITE) or headers.get(_REWRITE_OF_GATEWAY) or ""
 
 
-def span_of(raw: msgspec.Raw, body: bytes, value: bytes) -> tuple[int, int]:
+def span_of(raw: msgspec.Raw, body: Body, value: bytes) -> tuple[int, int]:
     """Where a raw value stands in the body, of which it is a view; `value` is the same as bytes."""
-    if len(body) <= SMALL_BYTES:
+    if isinstance(body, bytes) and len(body) <= SMALL_BYTES:
         start = body.find(value)
         if body.find(value, start + 1) < 0:
             return start, start + len(value)
@@ -163,7 +165,7 @@ def span_of(raw: msgspec.Raw, body: bytes, value: bytes) -> tuple[int, int]:
     return start, start + len(value)
 
 
-def _address(buffer: bytes | msgspec.Raw) -> int:
+def _address(buffer: Body | msgspec.Raw) -> int:
     address: int = np.frombuffer(buffer, np.uint8).__array_interface__["data"][0]
     return address
 

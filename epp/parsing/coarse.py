@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from epp.domain.errors import Reason, Refused
-from epp.domain.request import Api, Prompt, Request, RequestHead
+from epp.domain.request import Api, Body, Prompt, Request, RequestHead
 from epp.parsing.body import Fields, decode_body, model_of
 from epp.parsing.flatten import add_raw
 from epp.parsing.rawjson import NONE
@@ -25,7 +25,7 @@ _COARSE = msgspec.json.Decoder(Coarse)
 
 
 def parse_coarse(
-    head: RequestHead, api: Api, body: bytes, truncated: bool, *, model_needed: bool = True
+    head: RequestHead, api: Api, body: Body, truncated: bool, *, model_needed: bool = True
 ) -> Request:
     fields = decode_body(_COARSE, head, body, truncated)
     out: list[bytes] = []

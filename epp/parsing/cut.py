@@ -24,8 +24,9 @@ _MAX_TOKENS: Final = 200_000
 """Strings and signs of structure that are looked at: some 0.1 s."""
 
 
-def completed(body: bytes) -> bytes:
+def completed(body: bytes | memoryview) -> bytes:
     """The longest prefix of `body` that can be closed, and its closing; b"{}" when there is none."""
+    body = bytes(body)
     closers = bytearray()
     safe = 0  # everything before this offset is whole
     safe_depth = 0

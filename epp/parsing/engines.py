@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from xxhash import xxh64_intdigest
 
-from epp.domain.request import Api, Prompt, Request, RequestHead
+from epp.domain.request import Api, Body, Prompt, Request, RequestHead
 from epp.parsing.body import Fields, decode, decode_body, missing
 from epp.parsing.openai import limit, request_of
 from epp.parsing.parser import Parser
@@ -49,7 +49,7 @@ _SAMPLING = msgspec.json.Decoder(Sampling)
 _STRING: msgspec.json.Decoder[str] = msgspec.json.Decoder(str)
 
 
-def parse_vllm(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_vllm(head: RequestHead, body: Body, truncated: bool) -> Request:
     fields = decode_body(_VLLM, head, body, truncated)
     prompts: tuple[Prompt, ...] = ()
     if is_set(fields.token_ids):
@@ -63,7 +63,7 @@ def parse_vllm(head: RequestHead, body: bytes, truncated: bool) -> Request:
     return request_of(head, Api.VLLM, body, fields, prompts, truncated, max_output_tokens=asked)
 
 
-def parse_sglang(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_sglang(head: RequestHead, body: Body, truncated: bool) -> Request:
     fields = decode_body(_SGLANG, head, body, truncated)
     prompts: tuple[Prompt, ...] = ()
     if is_set(fields.input_ids):

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from epp.domain.errors import Reason, Refused
-from epp.domain.request import Api, Request, RequestHead
+from epp.domain.request import Api, Body, Request, RequestHead
 from epp.parsing.body import MODEL_HEADER, rewrite_target
 
 _BOUNDARY: Final = re.compile(r'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
@@ -16,8 +16,9 @@ _MAX_HEADER: Final = 4096
 _MAX_FIELD: Final = 4096
 
 
-def parse_audio_form(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_audio_form(head: RequestHead, body: Body, truncated: bool) -> Request:
     """The span of the model covers the field's bytes; there are no quotes in a form."""
+    body = bytes(body)
     found = _BOUNDARY.search(head.headers.get("content-type", ""))
     fields: dict[bytes, tuple[int, int]] = {}
     if found is not None:

@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 from epp.domain.errors import Reason, Refused
-from epp.domain.request import Api, Prompt, Request, RequestHead
+from epp.domain.request import Api, Body, Prompt, Request, RequestHead
 from epp.parsing.body import Fields, decode_body, is_coarse, missing, model_of
 from epp.parsing.coarse import parse_coarse
 from epp.parsing.flatten import Message, add_messages, add_raw
@@ -93,7 +93,7 @@ def limit(field: str, value: int | float | None) -> int | None:
 def request_of(
     head: RequestHead,
     api: Api,
-    body: bytes,
+    body: Body,
     fields: Fields,
     prompts: tuple[Prompt, ...],
     truncated: bool,
@@ -120,7 +120,7 @@ def request_of(
     )
 
 
-def parse_chat(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_chat(head: RequestHead, body: Body, truncated: bool) -> Request:
     if is_coarse(body):
         return parse_coarse(head, Api.CHAT, body, truncated)
     fields = decode_body(_CHAT, head, body, truncated)
@@ -137,7 +137,7 @@ def parse_chat(head: RequestHead, body: bytes, truncated: bool) -> Request:
     return request_of(head, Api.CHAT, body, fields, (prompt,), truncated, max_output_tokens=asked)
 
 
-def parse_completions(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_completions(head: RequestHead, body: Body, truncated: bool) -> Request:
     fields = decode_body(_COMPLETIONS, head, body, truncated)
     prompts: tuple[Prompt, ...] = ()
     if is_set(fields.prompt):
@@ -148,7 +148,7 @@ def parse_completions(head: RequestHead, body: bytes, truncated: bool) -> Reques
     return request_of(head, Api.COMPLETIONS, body, fields, prompts, truncated, max_output_tokens=asked)
 
 
-def parse_responses(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_responses(head: RequestHead, body: Body, truncated: bool) -> Request:
     if is_coarse(body):
         return parse_coarse(head, Api.RESPONSES, body, truncated)
     fields = decode_body(_RESPONSES, head, body, truncated)
@@ -167,7 +167,7 @@ def parse_responses(head: RequestHead, body: bytes, truncated: bool) -> Request:
     )  # fmt: skip
 
 
-def parse_conversations(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_conversations(head: RequestHead, body: Body, truncated: bool) -> Request:
     if is_coarse(body):
         return parse_coarse(head, Api.CONVERSATIONS, body, truncated, model_needed=False)
     fields = decode_body(_CONVERSATIONS, head, body, truncated)
@@ -180,7 +180,7 @@ def parse_conversations(head: RequestHead, body: bytes, truncated: bool) -> Requ
     return request_of(head, Api.CONVERSATIONS, body, fields, prompts, truncated, model_needed=False)
 
 
-def parse_embeddings(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_embeddings(head: RequestHead, body: Body, truncated: bool) -> Request:
     if is_coarse(body):
         return parse_coarse(head, Api.EMBEDDINGS, body, truncated)
     fields = decode_body(_EMBEDDINGS, head, body, truncated)
@@ -196,17 +196,17 @@ def parse_embeddings(head: RequestHead, body: bytes, truncated: bool) -> Request
     return request_of(head, Api.EMBEDDINGS, body, fields, prompts, truncated)
 
 
-def parse_images(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_images(head: RequestHead, body: Body, truncated: bool) -> Request:
     fields = decode_body(_IMAGES, head, body, truncated)
     return _of_text(head, Api.IMAGES, body, fields, "prompt", fields.prompt, truncated)
 
 
-def parse_speech(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_speech(head: RequestHead, body: Body, truncated: bool) -> Request:
     fields = decode_body(_SPEECH, head, body, truncated)
     return _of_text(head, Api.AUDIO, body, fields, "input", fields.input, truncated)
 
 
-def parse_rerank(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_rerank(head: RequestHead, body: Body, truncated: bool) -> Request:
     """One prompt of query and documents. The engine repeats the query with every document; counting that here
     would let a small body become an enormous prompt."""
     fields = decode_body(_RERANK, head, body, truncated)
@@ -218,7 +218,7 @@ def parse_rerank(head: RequestHead, body: bytes, truncated: bool) -> Request:
     return request_of(head, Api.RERANK, body, fields, (Prompt(text=b"".join(out)),), truncated)
 
 
-def parse_audio(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_audio(head: RequestHead, body: Body, truncated: bool) -> Request:
     """Transcriptions and translations: a form, or JSON of the same fields."""
     if head.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return parse_audio_form(head, body, truncated)
@@ -231,7 +231,7 @@ def _items(role: str, value: str | list[Message]) -> list[Message]:
 
 
 def _of_text(
-    head: RequestHead, api: Api, body: bytes, fields: Fields, name: str, text: str | None, truncated: bool
+    head: RequestHead, api: Api, body: Body, fields: Fields, name: str, text: str | None, truncated: bool
 ) -> Request:
     if text is None and not truncated:
         raise missing(name)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TypeAlias
 
-from epp.domain.request import Request, RequestHead
+from epp.domain.request import Body, Request, RequestHead
 
-BodyParser: TypeAlias = Callable[[RequestHead, bytes, bool], Request]
+BodyParser: TypeAlias = Callable[[RequestHead, Body, bool], Request]
 """(head, body, truncated) -> Request; raises Refused. `truncated`: the body is only a first part."""
 
 NO_CLAIMS: Mapping[str, BodyParser] = MappingProxyType({})

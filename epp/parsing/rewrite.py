@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+from epp.domain.request import Body
 
-def splice_model(body: bytes, span: tuple[int, int] | None, new: str) -> bytes:
+_EMPTY = re.compile(rb"\s*\}")
+
+
+def splice_model(body: Body, span: tuple[int, int] | None, new: str) -> bytes:
     """The body with the model replaced and every other byte as it came.
 
     `span` is `Request.model_span`: an empty one is the place just behind the outermost brace, where a body
@@ -14,11 +18,11 @@ def splice_model(body: bytes, span: tuple[int, int] | None, new: str) -> bytes:
     a cut body that does not show it): the body goes on as it is.
     """
     if span is None:
-        return body
+        return bytes(body)
     start, end = span
     value = json.dumps(new, ensure_ascii=False).encode("utf-8", "surrogatepass")
     if start == end:
-        more = b"" if body[start:].lstrip()[:1] == b"}" else b","
+        more = b"" if _EMPTY.match(body, start) else b","
         value = b'"model":' + value + more
     elif body[start : start + 1] != b'"' and body[start:end] != b"null":
         # A form's field: the plain text, on one line.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from epp.domain.errors import Reason, Refused
-from epp.domain.request import Api, Request, RequestHead
+from epp.domain.request import Api, Body, Request, RequestHead
 from epp.parsing.anthropic import anthropic_parser
 from epp.parsing.bodiless import is_bodiless, parse_bodiless
 from epp.parsing.body import MODEL_HEADER
@@ -27,7 +27,7 @@ def request_path(headers: Mapping[str, str]) -> str:
     return DEFAULT_PATH
 
 
-def parse_opaque(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_opaque(head: RequestHead, body: Body, truncated: bool) -> Request:
     """Nothing of the body is known; the model only if a gateway before us has named it."""
     model = head.headers.get(MODEL_HEADER, "")
     return Request(head=head, api=Api.OPAQUE, model=model, target_model=model, size_bytes=len(body))
@@ -79,7 +79,7 @@ class Parsers:
         self._claims = sorted(claims.items(), key=lambda claim: -len(claim[0]))
         self._by_path: dict[str, BodyParser] = {}
 
-    def parse(self, head: RequestHead, body: bytes, *, truncated: bool = False) -> Request:
+    def parse(self, head: RequestHead, body: Body, *, truncated: bool = False) -> Request:
         """Raises Refused; for a cut body only when no parser takes its path: the engine judges the whole."""
         path = head.path
         if is_bodiless(head, path):

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from epp.domain.errors import Reason, Refused
-from epp.domain.request import Api, Prompt, Request, RequestHead
+from epp.domain.request import Api, Body, Prompt, Request, RequestHead
 from epp.parsing.parser import BodyParser, Parser
 from epp.parsing.protowire import Broken, fields
 from epp.parsing.varints import uint32s
@@ -23,7 +23,7 @@ _TOKENIZED, _TEXT, _SAMPLING, _STREAM = 2, 3, 4, 5
 _INPUT_IDS, _MAX_TOKENS = 2, 8
 
 
-def message_of(body: bytes, truncated: bool) -> memoryview:
+def message_of(body: Body, truncated: bool) -> memoryview:
     """The one message of a unary gRPC request body: a byte of flags, four of length, then the message."""
     size = int.from_bytes(body[1:FRAME_HEAD], "big")
     if len(body) < FRAME_HEAD or body[0] != 0 or (not truncated and len(body) != FRAME_HEAD + size):
@@ -31,7 +31,7 @@ def message_of(body: bytes, truncated: bool) -> memoryview:
     return memoryview(body)[FRAME_HEAD : FRAME_HEAD + size]
 
 
-def parse_generate(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_generate(head: RequestHead, body: Body, truncated: bool) -> Request:
     """Also Embed, whose only input is `tokenized`, under the same number."""
     prompts: tuple[Prompt, ...] = ()
     stream = False
@@ -66,7 +66,7 @@ def parse_generate(head: RequestHead, body: bytes, truncated: bool) -> Request:
     )
 
 
-def parse_other(head: RequestHead, body: bytes, truncated: bool) -> Request:
+def parse_other(head: RequestHead, body: Body, truncated: bool) -> Request:
     """HealthCheck, Abort, GetModelInfo and what may come: routed anywhere, the answer is of no interest."""
     return Request(
         head=head, api=Api.OPAQUE, model="", target_model="", size_bytes=len(body), skip_response=True
