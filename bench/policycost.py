@@ -1,12 +1,13 @@
 """What one request costs the policy alone: a door's calls on the director, without any transport.
 
-    python bench/policycost.py [--endpoints 8] [--scrapes] [--profile] [--repeat 2000]
+    python bench/policycost.py [--endpoints 8] [--open 0] [--scrapes] [--profile] [--repeat 2000]
 
 The real rooms with the default preset, and for each request what a compiled transport asks of Python: `open`,
 `decide`, `answered`, `first_token`, `end`. `whole` is these five in a tight loop, hence with warm caches: a
 lower bound. The steps are timed apart in further rounds, by a clock around each room (0.1 us, taken out), so
 `rest` is the director's own work between them; `schedule` holds what its plugins take, also shown one by one.
-`collector` is what of the whole Python's garbage collector took, `kept` what stays alive after a request.
+`collector` is what of the whole Python's garbage collector took: with `--open` requests that have not ended
+yet it has more to do. `held` is how many objects that it looks at an open request is made of.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ import gc
 import pstats
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from gateway import chat_body
-from request import REQUEST_HEADERS
+from request import REQUEST_HEADERS, chat_body
 
 from epp.app import App, Options
 from epp.config.loader import load_preset
@@ -98,20 +98,28 @@ def _timed(method: Callable[..., Any], step: str, spent: dict[str, float]) -> Ca
 class Bench:
     """Rooms over a pool of so many endpoints, and requests to ask about."""
 
-    def __init__(self, app: App, size_kb: float, scrapes: bool) -> None:
+    def __init__(self, app: App, size_kb: float, *, open_: int = 0, scrapes: bool = False) -> None:
         self.app = app
         self.scrapes = scrapes
         self.bodies = [chat_body(size_kb, variant) for variant in range(VARIANTS)]
-        self.served = 0
+        self.most_open = open_
+        self.open: deque[tuple[Call, object]] = deque()
 
     def play(self, director: Director, times: int) -> None:
         """Ask about so many requests, as the door does."""
         clock, bodies, endpoints = time.monotonic, self.bodies, self.app.store.endpoints
+        waiting = self.open
         for number in range(times):
             if self.scrapes and number % SCRAPE_EVERY == 0:
                 self._scrape(endpoints[number // SCRAPE_EVERY % len(endpoints)], clock())
             call = director.open(head_of(clock()))
-            self.answer(call, call.decide(bodies[number % VARIANTS]), clock())
+            waiting.append((call, call.decide(bodies[number % VARIANTS])))
+            if len(waiting) > self.most_open:
+                self.answer(*waiting.popleft(), clock())
+
+    def finish(self) -> None:
+        while self.open:
+            self.answer(*self.open.popleft(), time.monotonic())
 
     def answer(self, call: Call, verdict: object, now: float) -> None:
         assert isinstance(verdict, Route)
@@ -206,14 +214,25 @@ def collector_seconds() -> Iterator[list[float]]:
         gc.callbacks.remove(note)
 
 
+def held_objects(app: App) -> float:
+    """Objects that the garbage collector looks at in one open request, decided and not answered."""
+    bench = Bench(app, 0.1, open_=1000)
+    gc.collect()
+    before = len(gc.get_objects())
+    bench.play(app.director, 1000)
+    held = len(gc.get_objects()) - before
+    bench.finish()
+    return held / 1000
+
+
 def best(work: Callable[[], Mapping[str, float]]) -> dict[str, float]:
     """The least of several rounds, step by step."""
     rounds = [work() for _ in range(ROUNDS)]
     return {step: min(round_[step] for round_ in rounds) for step in rounds[0]}
 
 
-def measure(app: App, loaded: Any, size_kb: float, repeat: int, scrapes: bool, profile: bool) -> None:
-    bench = Bench(app, size_kb, scrapes)
+def measure(bench: Bench, loaded: Any, size_kb: float, repeat: int, profile: bool) -> None:
+    app = bench.app
     times = repeat if size_kb < 100 else max(repeat // 10, VARIANTS)
 
     def whole() -> dict[str, float]:
@@ -226,13 +245,7 @@ def measure(app: App, loaded: Any, size_kb: float, repeat: int, scrapes: bool, p
         total = best(whole)["whole"]
     click.echo(f"{size_kb:g} KB: whole {total / times * 1e6:.1f} us", nl=False)
     click.echo(f", of it the collector {taken[0] / times / ROUNDS * 1e6:.2f} us", nl=False)
-    gc.collect()
-    gc.disable()
-    before = gc.get_count()[0]
-    bench.play(app.director, 500)
-    kept = gc.get_count()[0] - before
-    gc.enable()
-    click.echo(f", kept {kept / 500:.1f} objects more than freed")
+    click.echo(f", held {held_objects(app):.1f} objects")
     calls = best(lambda: bench.stages(app.director, times))
     _table(calls, times, 0.05)
     spent: dict[str, float] = defaultdict(float)
@@ -245,6 +258,7 @@ def measure(app: App, loaded: Any, size_kb: float, repeat: int, scrapes: bool, p
 
     bench.play(director, times)
     _table(best(steps), times, 0.1)
+    bench.finish()
     if profile:
         profiler = cProfile.Profile()
         profiler.enable()
@@ -258,7 +272,7 @@ def _table(seconds: Mapping[str, float], times: int, clock_us: float) -> None:
         click.echo(f"    {step:48} {max(0.0, taken / times * 1e6 - clock_us):7.2f}")
 
 
-async def run(endpoints: int, repeat: int, scrapes: bool, profile: bool) -> None:
+async def run(endpoints: int, open_: int, repeat: int, scrapes: bool, profile: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="epp-bench-") as directory:
         file = Path(directory) / "endpoints.yaml"
         named = [f'{{name: engine-{i}, address: 127.0.0.1, port: "{8000 + i}"}}' for i in range(endpoints)]
@@ -267,16 +281,18 @@ async def run(endpoints: int, repeat: int, scrapes: bool, profile: bool) -> None
         app = App(options, load_preset())
         app.feeds.load()
         for size_kb in (0.1, 32, 400):
-            measure(app, load_preset(), size_kb, repeat, scrapes, profile)
+            bench = Bench(app, size_kb, open_=open_, scrapes=scrapes)
+            measure(bench, load_preset(), size_kb, repeat, profile)
 
 
 @click.command(help=__doc__)
 @click.option("--endpoints", default=8, show_default=True, type=click.IntRange(1))
+@click.option("--open", "open_", default=0, show_default=True, help="Requests that are open all the time.")
 @click.option("--scrapes", is_flag=True, help=f"A new snapshot every {SCRAPE_EVERY} requests.")
 @click.option("--profile", is_flag=True, help="Print where the time goes, by function.")
 @click.option("--repeat", default=2000, show_default=True, type=click.IntRange(100), help="Requests a round.")
-def main(endpoints: int, repeat: int, scrapes: bool, profile: bool) -> None:
-    asyncio.run(run(endpoints, repeat, scrapes, profile))
+def main(endpoints: int, open_: int, repeat: int, scrapes: bool, profile: bool) -> None:
+    asyncio.run(run(endpoints, open_, repeat, scrapes, profile))
 
 
 if __name__ == "__main__":
