@@ -41,7 +41,7 @@ ODD_TEXTS = (
     b'"\\ud83d\\ude42"', b'"\\ud83d"', b'"\\ude42"', b'"\\ud83d\\u0041"', b'"\\u12"', b'"\\x"', b'"\\', b'"',
     b'{"\xff":1}', b'{"\\ud800":1}', b"\x0b1", b"1\x0c", b"9" * 30, b"9" * 4300, b"9" * 4301,
     b"-" + b"9" * 4300, b"-" + b"9" * 4299, b"[" * 500, b"[" * 500 + b"]" * 500, b'{"usage":' * 40,
-    "é日🙂".encode()[:-1],
+    "é日🙂".encode()[:-1], b"1099511627776", b"1099511627777", b"1099511627777.0", b'"\\ude42\\ude42"',
 )  # fmt: skip
 
 
@@ -142,7 +142,7 @@ def json_texts(draw: st.DrawFn) -> bytes:
 MODELS = st.sampled_from(
     (
         b'"model":"m"', b'"model": "target"', b'"model":  "m"', '{"model":"日"}'.encode(), b'"mod',
-        b'"model":"a\\"\\\\\\n"', b'"model":"\\"model\\":\\"m"', b'"model":"model":"m"',
+        b'"model":"a\\"\\\\\\n"', b'"model":"\\"model\\":\\"m"', b'"model":"m"model":"m"',
     )
 )  # fmt: skip
 LINES = st.sampled_from(
@@ -212,7 +212,8 @@ FIELDS = st.builds(field, st.integers(0, 6), NUMBERS | st.binary(max_size=12) | 
 @st.composite
 def messages(draw: st.DrawFn) -> bytes:
     inner = b"".join(draw(st.lists(FIELDS, max_size=5)))
-    outer = b"".join(draw(st.lists(FIELDS, max_size=2))) + field(draw(st.integers(1, 3)), inner)
+    fixed = draw(st.sampled_from((b"", b"\x19" + bytes(8), b"\x1d" + bytes(4))))
+    outer = fixed + b"".join(draw(st.lists(FIELDS, max_size=2))) + field(draw(st.integers(1, 3)), inner)
     return frame(
         outer + draw(st.just(b"") | BROKEN | st.sampled_from((b"\x19" + bytes(8), b"\x1d" + bytes(3))))
     )
@@ -235,7 +236,7 @@ def test_grpc_giants(step: int) -> None:
     "start", [b'{"id":"resp_1",', b' { "id" : "r\xff" ,', b'{"id":"\\n",', b'{"x":1,', b"{"]
 )
 def test_long_json_answers(step: int, start: bytes) -> None:
-    usage = b'"usage" : {"prompt_tokens":%d, "x":"\xff"} ,'
+    usage = b'"usage" : {"prompt_tokens":%d, "cached_tokens":"\xff"} ,'
     filling = b'"a":[' + b"0.123456," * 60_000 + b"1],"
     cut = b'"meta_info":{"prompt_tokens":8,"x":"' + b"x" * MAX_REPORT_BYTES + b'"},'
     nan = b'"usage":{"prompt_tokens":NaN},"usage":{"x":"\\ud800","prompt_tokens":6},'
@@ -261,7 +262,42 @@ def test_long_json_answers(step: int, start: bytes) -> None:
 @pytest.mark.parametrize("api", [Api.CHAT, Api.RESPONSES])
 def test_longest_lines(api: Api) -> None:
     usage = b'{"id":"x","usage":{"prompt_tokens":7}}'
+    other = [b'data: {"usage":{"prompt', b'_tokens":8,"total_tokens":9}}\n']
     for start in (b"da", b"data: ", b"x"):
         giant = [start, *[b"ta: " + b"x" * 65_532] * (MAX_LINE_BYTES // 65_536), b"xx", usage + b"\n\n"]
-        agree(api, [(b"content-type", b"text/event-stream")], [*giant, b"data: " + usage + b"\n"])
-        agree(api, [(b"content-type", b"text/event-stream")], [b"data: " + usage + b"\n", *giant])
+        agree(api, [(b"content-type", b"text/event-stream")], [*giant, *other])
+        agree(api, [(b"content-type", b"text/event-stream")], [*other, *giant])
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_longest_reports(more: int) -> None:
+    start = b'{"prompt_tokens":5,"x":"'
+    report = start + b"x" * (MAX_REPORT_BYTES - len(start) - 2 + more) + b'"}'
+    body = b'{"usage":{"prompt_tokens":1},"a":"%s","usage":%s}' % (b"x" * MAX_WHOLE_BYTES, report)
+    agree(Api.CHAT, [(b"content-type", b"application/json")], [body])
+
+
+@pytest.mark.parametrize("media", TYPES)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_kinds_of_answers(media: bytes, encoding: bytes) -> None:
+    body = b'{"id":"x","usage":{"prompt_tokens":7}}'
+    headers = [(b"content-type", b"text/html"), (b"content-type", media), (b"content-encoding", encoding)]
+    for data in (body, b"data: %s\n\n" % body):
+        for api in (Api.CHAT, Api.RESPONSES, Api.VLLM_GRPC):
+            agree(api, headers, [data], restore=("m", "alias"))
+
+
+@pytest.mark.parametrize("outer", [b"", b'"usage":null,', b'"usage":{"total_tokens":1},', b'"meta_info":{},'])
+@pytest.mark.parametrize("inner", [b"{}", b'{"usage":null}', b'{"usage":{"total_tokens":2}}', b"[]"])
+def test_reports_one_level_down(outer: bytes, inner: bytes) -> None:
+    for data in (b'{%s"response":%s}', b'{%s"message":%s}', b'{%s"response":{"usage":{}},"message":%s}'):
+        agree(Api.RESPONSES, None, [data % (outer, inner)])
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_names_put_back(step: int) -> None:
+    data = b'"model":"m"model":"m" "model": "m","model":"mm" "model":  "m"\n"model":"m"'
+    for restore in (("m", "alias"), ("m", "m"), ("m", ""), ('m"model', "x")):
+        pieces = [data[at : at + step] for at in range(0, len(data), step)]
+        agree(Api.CHAT, None, pieces, restore=restore)
+        agree(Api.CHAT, [(b"content-type", b"application/json")], pieces, restore=restore, flush=True)

@@ -199,6 +199,13 @@ def test_small_values_beyond_count_are_left() -> None:
     assert scanned(Api.CHAT, body) is None
 
 
+def test_tools_after_messages_are_left() -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"x"}],"tools":%s}'
+    assert scanned(Api.CHAT, body % b'[{"a":1}]') is None
+    assert scanned(Api.CHAT, body % b"[]") is not None
+    assert scanned(Api.CHAT, body % b"null") is not None
+
+
 def test_no_blocks_and_other_bodies() -> None:
     assert native.scan_prompt("chat", [b'{"model":"m","messages":[]}'], 0, 9) is None
     assert native.scan_prompt("chat", [b'{"model":"m","messages":[]}'], 2**63, 9) is None

@@ -71,7 +71,7 @@ impl Names {
         for at in MODEL.find_iter(data) {
             let value = at + MODEL.needle().len();
             let value = value + usize::from(data.get(value) == Some(&b' '));
-            // A key may stand within the name before it.
+            // What looks like a key may begin with the quote that ends the name before it.
             if at >= done && data[value..].starts_with(&self.target) {
                 written.extend_from_slice(&data[done..value]);
                 written.extend_from_slice(&self.incoming);
