@@ -148,7 +148,7 @@ class Observation:
     def first_token(self, watch: Watch, now: float) -> None:
         """The answer's body has begun to come by."""
         if not watch.observe:
-            self._say(self._gateways.ignored(now), logging.WARNING)
+            self._say(self._gateways.ignored(now))
 
     def ended(self, watch: Watch, request: Request, report: Report, status: int, now: float) -> None:
         """The request is over. `status` 0: its answer never began, or its headers are not shown."""
@@ -156,7 +156,7 @@ class Observation:
         observed = report.observed
         if observed:
             if report.override_ignored:
-                self._say(self._gateways.ignored(now), logging.WARNING)
+                self._say(self._gateways.ignored(now))
         elif watch.trial and watch.begun and status < 300:
             self._say(self._gateways.obeyed())
         if not observed and not watch.begun and self._dues.heads_come:
@@ -229,9 +229,9 @@ class Observation:
         }[wanted]
         log.warning("an answer that should have been looked at was not sent to us: %s", what)
 
-    def _say(self, words: str, level: int = logging.INFO) -> None:
+    def _say(self, words: str) -> None:
         if words:
-            log.log(level, "%s", words)
+            log.info("%s", words)
 
 
 class SettledLedger:
