@@ -7,108 +7,22 @@
 mod answering;
 mod gathered;
 mod requesting;
+mod states;
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use bytes::Bytes;
 
 use crate::answer::Watch;
-use crate::proto::encode::{self, Frame};
+use crate::proto::encode;
 use crate::proto::{BodyMode, Incoming, Kind};
 use crate::types::{AnswerPlan, AnswerView, Ending, Event, Head, Limit, Refusal, Report, Verdict};
 use gathered::Gathered;
+use states::{AnswerState, Awaited, RequestState};
+pub use states::{Budget, Close, Limits, Out};
 
 const INVALID_ARGUMENT: u32 = 3;
 const UNAVAILABLE: u32 = 14;
-
-pub struct Limits {
-    pub max_body_bytes: u64,
-    /// Of request bodies that all exchanges hold together.
-    pub budget_limit: u64,
-    /// Python may refuse at the headers: it is asked, and waited for.
-    pub ask_headers: bool,
-    /// Upper bounds of the buckets in which an answer's pauses are counted.
-    pub gap_bounds: Rc<[f64]>,
-}
-
-/// Bytes of request bodies that all exchanges of one thread hold together.
-#[derive(Debug, Default)]
-pub struct Budget {
-    used: Cell<u64>,
-}
-
-impl Budget {
-    pub fn used(&self) -> u64 {
-        self.used.get()
-    }
-
-    pub fn take(&self, bytes: u64) {
-        self.used.set(self.used.get().saturating_add(bytes));
-    }
-
-    pub fn give_back(&self, bytes: u64) {
-        self.used.set(self.used.get().saturating_sub(bytes));
-    }
-}
-
-/// How the stream is to be ended by us.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Close {
-    Ok,
-    /// A gRPC status: INVALID_ARGUMENT for an order of messages that Envoy cannot produce, UNAVAILABLE to make
-    /// Envoy reset an answer that had begun.
-    Fail {
-        code: u32,
-        message: String,
-    },
-}
-
-/// What a call leads to: frames and events in the order in which they are to go out, the close after them.
-#[derive(Debug, Default)]
-pub struct Out {
-    pub frames: Vec<Frame>,
-    pub events: Vec<Event>,
-    pub close: Option<Close>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum RequestState {
-    Start,
-    /// Headers seen (or skipped), the body is coming.
-    Gather,
-    Deciding,
-    /// Routed.
-    Pass,
-    /// Routed, and trailers seen.
-    Over,
-    /// The answer began without our verdict; what still comes of the request is not looked at.
-    Overtaken,
-    Closed,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AnswerState {
-    None,
-    Body,
-    Done,
-    /// Trailers seen.
-    Over,
-}
-
-/// A reply of Python's without which nothing goes on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Awaited {
-    Nothing,
-    /// To Event::Headers: go on, or a refusal.
-    Leave {
-        end_of_stream: bool,
-    },
-    /// To Event::Limited.
-    Refusal,
-    /// To Event::Answered: headers to set.
-    AnswerSet,
-}
 
 pub struct Exchange {
     limits: Rc<Limits>,
@@ -385,21 +299,7 @@ impl Exchange {
     }
 
     fn misplaced(&mut self, kind: Kind, out: &mut Out) {
-        let request = match self.request {
-            RequestState::Start => "START",
-            RequestState::Gather => "GATHER",
-            RequestState::Deciding => "DECIDING",
-            RequestState::Pass => "PASS",
-            RequestState::Over => "OVER",
-            RequestState::Overtaken => "OVERTAKEN",
-            RequestState::Closed => "CLOSED",
-        };
-        let answer = match self.answer {
-            AnswerState::None => "NONE",
-            AnswerState::Body => "BODY",
-            AnswerState::Done => "DONE",
-            AnswerState::Over => "OVER",
-        };
+        let (request, answer) = (self.request.name(), self.answer.name());
         self.violation(&format!("{} in state {request}/{answer}", kind.name()), out);
     }
 

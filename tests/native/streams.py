@@ -120,7 +120,7 @@ def requests(draw: st.DrawFn, kind: str | None = None) -> pb.ProcessingRequest:
 
 @st.composite
 def streams(draw: st.DrawFn) -> list[pb.ProcessingRequest]:
-    """Messages as Envoy sends them, with changes; or in any order."""
+    """Messages as Envoy sends them, with changes; or in any order. Lengths that are told are often true."""
     kinds = list(draw(st.sampled_from(USUAL)))
     if draw(st.booleans()):
         for _ in range(draw(st.integers(0, 3))):
@@ -135,4 +135,23 @@ def streams(draw: st.DrawFn) -> list[pb.ProcessingRequest]:
             if not kind.endswith("trailers"):
                 follows = any(later.startswith(side) for later in kinds[at + 1 :])
                 getattr(message, kind).end_of_stream = not follows
-    return messages
+    for side in ("request", "response"):
+        bodies = [
+            len(message.request_body.body or message.response_body.body)
+            for kind, message in zip(kinds, messages, strict=True)
+            if kind == f"{side}_body"
+        ]
+        if bodies and draw(st.integers(0, 1)):
+            told = sum(bodies[: draw(st.integers(1, len(bodies)))])
+            for kind, message in zip(kinds, messages, strict=True):
+                if kind == f"{side}_headers":
+                    fields = getattr(message, kind).headers.headers
+                    fields.add(key="content-length", raw_value=str(told).encode())
+    for side in ("request", "response"):
+        if not draw(st.integers(0, 3)):  # Envoy may send a second end
+            after = max((at for at, kind in enumerate(kinds) if kind.startswith(side)), default=0) + 1
+            kind = f"{side}_{draw(st.sampled_from(['body', 'trailers']))}"
+            again = pb.HttpBody(end_of_stream=True) if kind.endswith("body") else pb.HttpTrailers()
+            kinds.insert(after, kind)
+            messages.insert(after, pb.ProcessingRequest(**{kind: again}))
+    return messages if draw(st.integers(0, 3)) else messages[: draw(st.integers(0, len(messages)))]

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from hypothesis import event as seen
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epp.domain.errors import Answer, Reason, Refused, answer_of
-from epp.domain.request import AnswerView, Api, RequestHead, Usage
+from epp.domain.request import AnswerView, Api, Body, RequestHead, Usage
 from epp.domain.views import AnswerHead, AnswerPlan, Ending, Report, Route, Verdict
 from epp.extproc.actions import Action, Close, Cut, Fail
 from epp.extproc.codec import decode, encode
@@ -66,9 +66,9 @@ class RecordedCall(FakeCall):
         self.door.happened.append(("refuse", refused.reason, refused.message))
         return super().refuse(refused)
 
-    def decide(self, body: bytes, *, truncated: bool = False) -> Verdict | Awaitable[Verdict]:
-        self.door.happened.append(("decide", self.subset, body, truncated))
-        return super().decide(body, truncated=truncated)
+    def decide(self, body: Body, *, truncated: bool = False) -> Verdict | Awaitable[Verdict]:
+        self.door.happened.append(("decide", self.subset, bytes(body), truncated))
+        return super().decide(bytes(body), truncated=truncated)
 
     def answered(self, head: AnswerHead) -> Sequence[tuple[str, str]]:
         self.door.happened.append(("answered", head))
@@ -215,7 +215,7 @@ ROUTES = st.builds(
 )
 SETTINGS = st.builds(
     Setting,
-    modes=st.tuples(st.sampled_from(on.MODES), st.sampled_from(on.MODES)),
+    modes=st.tuples(st.sampled_from(on.MODES), st.sampled_from(on.MODES)) | st.just((4, 4)),
     verdict=ROUTES | ROUTES | st.sampled_from([None, None, SHED]),
     early=st.sampled_from([None, None, None, EARLY]),
     ask_headers=st.booleans(),
@@ -225,6 +225,7 @@ LIMITS = [(Reason.TOO_MANY_STREAMS, "more than 3 requests are open"), (Reason.TI
 DEEDS = st.sampled_from(["verdict", "verdict", "verdict", "refusal", "abort", "limit"])
 
 
+@settings(max_examples=400)
 @given(SETTINGS, on.streams(), st.data())
 def test_any_stream_is_answered_alike(
     setting: Setting, messages: list[pb.ProcessingRequest], data: st.DataObject
@@ -264,7 +265,8 @@ def test_any_stream_is_answered_alike(
     compiled.take(compiled.exchange.over(drained, compiled.now))
     agree(reference, compiled)
     assert without_time(compiled.happened) == without_time(reference.door.happened)
-    seen(f"ended {reference.ended and reference.ended[0]}, {reference.door.happened[-1:]!s:.40}")
+    told = " ".join(each[0] for each in compiled.happened)
+    seen(f"closed by us: {reference.ended and reference.ended[0]}; told: {told}")
     reference.exchange.over()
     compiled.take(compiled.exchange.over(False, compiled.now))
     assert len(compiled.happened) == len(reference.door.happened)

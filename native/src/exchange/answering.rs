@@ -170,23 +170,36 @@ mod tests {
     use super::*;
     use crate::exchange::{Budget, Limits};
     use crate::proto::Kind;
-    use crate::types::{Route, Verdict};
+    use crate::types::{Limit, Route, Verdict};
 
     fn incoming(kind: Kind, body: &Bytes, end_of_stream: bool) -> Incoming {
         let body = body.clone();
         Incoming { kind, headers: Vec::new(), body, end_of_stream, modes: None, subset: None, served: None }
     }
 
+    fn made() -> Exchange {
+        let (max_body_bytes, budget_limit) = (2 << 20, 2 << 20);
+        let limits = Limits { max_body_bytes, budget_limit, ask_headers: false, gap_bounds: Rc::from([]) };
+        Exchange::new(Rc::new(limits), Rc::new(Budget::default()))
+    }
+
+    #[test]
+    fn pieces_are_limited_in_number() {
+        let (mut exchange, mut out) = (made(), Out::default());
+        exchange.receive(incoming(Kind::RequestHeaders, &Bytes::new(), false), 0.0, &mut out);
+        let piece = Bytes::from_static(b"x");
+        for _ in 0..=1 << 20 {
+            exchange.receive(incoming(Kind::RequestBody, &piece, false), 0.0, &mut out);
+        }
+        assert!(out.events.is_empty() && out.close.is_none());
+        exchange.receive(incoming(Kind::RequestBody, &piece, false), 0.0, &mut out);
+        assert!(matches!(out.events.as_slice(), [Event::Limited { limit: Limit::BodyTooLarge, .. }]));
+        assert_eq!(exchange.held_bytes(), 0);
+    }
+
     #[test]
     fn bodies_go_back_without_being_copied() {
-        let limits = Limits {
-            max_body_bytes: 1 << 20,
-            budget_limit: 1 << 20,
-            ask_headers: false,
-            gap_bounds: Rc::from([]),
-        };
-        let mut exchange = Exchange::new(Rc::new(limits), Rc::new(Budget::default()));
-        let mut out = Out::default();
+        let (mut exchange, mut out) = (made(), Out::default());
         let (nothing, body) = (Bytes::new(), Bytes::from(vec![b'x'; 70_000]));
         exchange.receive(incoming(Kind::RequestHeaders, &nothing, false), 0.0, &mut out);
         exchange.receive(incoming(Kind::RequestBody, &body, true), 0.0, &mut out);
