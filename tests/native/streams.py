@@ -141,7 +141,7 @@ def streams(draw: st.DrawFn) -> list[pb.ProcessingRequest]:
             for kind, message in zip(kinds, messages, strict=True)
             if kind == f"{side}_body"
         ]
-        if bodies and draw(st.integers(0, 1)):
+        if draw(st.booleans()) and bodies:
             told = sum(bodies[: draw(st.integers(1, len(bodies)))])
             for kind, message in zip(kinds, messages, strict=True):
                 if kind == f"{side}_headers":
