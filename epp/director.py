@@ -24,7 +24,7 @@ from epp.datalayer.store import Store
 from epp.domain.decision import Decision
 from epp.domain.endpoint import Endpoint
 from epp.domain.errors import Answer, Reason, Refused, answer_of
-from epp.domain.request import AnswerView, Api, Body, Request, RequestHead, Usage
+from epp.domain.request import AnswerView, Api, Body, Request, RequestHead, Scanned, Usage
 from epp.domain.snapshot import Ints, Snapshot
 from epp.domain.views import AnswerHead, AnswerPlan, Clock, Ending, Report, Route, Verdict
 from epp.parsing.body import MODEL_HEADER, rewrite_target
@@ -206,9 +206,9 @@ class RequestCall:
             log.debug("refused", extra={"request_id": self._head.request_id, "reason": refused.reason.name})
         return answer_of(refused)
 
-    def decide(self, body: Body, *, truncated: bool = False) -> Verdict:
+    def decide(self, body: Body, *, truncated: bool = False, scanned: Scanned | None = None) -> Verdict:
         try:
-            return self._route(body, truncated)
+            return self._route(body, truncated, scanned)
         except Refused as refused:
             return self.refuse(refused)
         except Exception:
@@ -216,14 +216,14 @@ class RequestCall:
             self._d.metrics.internal_error("request")
             return self.refuse(Refused(Reason.INTERNAL, "the endpoint picker failed; its log says why"))
 
-    def _route(self, body: Body, truncated: bool) -> Route:
+    def _route(self, body: Body, truncated: bool, scanned: Scanned | None) -> Route:
         d, head = self._d, self._head
         headers = head.headers
         trace = self._trace = d.tracer.request(head)
         traced = trace is not UNTRACED
         if traced:
             trace.enter("parse")
-        request = self._request = d.parsers.parse(head, body, truncated=truncated)
+        request = self._request = d.parsers.parse(head, body, truncated=truncated, scanned=scanned)
         model = request.model
         target = request.target_model = rewrite_target(head) or model or headers.get(MODEL_HEADER, "")
         if len(model) > MODEL_CHARS_MAX or len(target) > MODEL_CHARS_MAX:

@@ -5,7 +5,7 @@ None of these values can be part of a cycle, and thousands are alive: the garbag
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum, StrEnum, auto
 from typing import TypeAlias
 
@@ -76,6 +76,53 @@ class Prompt(Struct, frozen=True, gc=False):
         return len(self.tokens) if self.tokens is not None else (len(self.text) + 3) // 4
 
 
+class Scanned(Struct, frozen=True, gc=False):
+    """What the native transport found in a long body of a plain shape while it came in."""
+
+    chain: bytes
+    """Block hashes of the prompt's flattened text, as epp.parsing.blocks makes them."""
+    text_bytes: int
+    """Length of that text."""
+    block_bytes: int
+    max_blocks: int
+    rest: bytes
+    """The body with an empty value in place of the messages or the prompt."""
+    start: int
+    """Where that value stands in the body."""
+    removed_bytes: int
+
+
+class ScannedPrompt:
+    """A Prompt whose text was hashed while it came in, and is made again only for who asks for it."""
+
+    __slots__ = ("_scanned", "_text")
+    tokens: None = None
+
+    def __init__(self, scanned: Scanned, text: Callable[[], bytes]) -> None:
+        self._scanned = scanned
+        self._text = text
+
+    @property
+    def text(self) -> bytes:
+        return self._text()
+
+    @property
+    def length(self) -> int:
+        return (self._scanned.text_bytes + 3) // 4
+
+    def chain(self, block_bytes: int, max_blocks: int) -> bytes | None:
+        """As epp.parsing.blocks has it; None where the text was hashed in other blocks, or not far enough."""
+        scanned = self._scanned
+        if block_bytes != scanned.block_bytes:
+            return None
+        if max_blocks > scanned.max_blocks and len(scanned.chain) >= 8 * scanned.max_blocks:
+            return None
+        return scanned.chain[: 8 * max_blocks]
+
+
+AnyPrompt: TypeAlias = Prompt | ScannedPrompt
+
+
 class Request(Struct, gc=False):
     """One request after parsing. The director fills target_model, priority and fairness_id."""
 
@@ -87,7 +134,7 @@ class Request(Struct, gc=False):
     """After a rewrite; equal to `model` without one."""
     size_bytes: int
     stream: bool = False
-    prompts: tuple[Prompt, ...] = ()
+    prompts: tuple[AnyPrompt, ...] = ()
     cache_salt: str = ""
     max_output_tokens: int | None = None
     previous_response_id: str = ""

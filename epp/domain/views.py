@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 from msgspec import Struct
 
 from epp.domain.errors import Answer, Refused
-from epp.domain.request import Api, Body, RequestHead, Usage
+from epp.domain.request import Api, Body, RequestHead, Scanned, Usage
 from epp.domain.snapshot import Floats, Ints, Snapshot
 
 Clock: TypeAlias = Callable[[], float]
@@ -142,9 +142,12 @@ class Call(Protocol):
     def refuse(self, refused: Refused) -> Answer:
         """The door itself refuses (a limit); counted like any other refusal."""
 
-    def decide(self, body: Body, *, truncated: bool = False) -> Verdict | Awaitable[Verdict]:
+    def decide(
+        self, body: Body, *, truncated: bool = False, scanned: Scanned | None = None
+    ) -> Verdict | Awaitable[Verdict]:
         """With the whole body (empty for none); `truncated` when the gateway sent only a first part, or
-        nothing because it routes at the headers. An awaitable when the request has to wait."""
+        nothing because it routes at the headers; `scanned` when the door looked at a long body by itself.
+        An awaitable when the request has to wait."""
 
     def answered(self, head: AnswerHead) -> Sequence[tuple[str, str]]:
         """The answer's headers have come. Returns headers to set besides the plan's; the door waits for them

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epp.domain.errors import Answer, Reason, Refused, answer_of
-from epp.domain.request import AnswerView, Usage
+from epp.domain.request import AnswerView, Body, Scanned, Usage
 from epp.domain.views import AnswerHead, Call, Clock, Door, Ending, Report, Route, Verdict
 from epp.extproc.head import request_head
 from epp.extproc.transport import Limits, StreamSink, Tls
@@ -226,13 +226,15 @@ class NativeTransport:
         stream: int,
         head: tuple[Any, ...] | None,
         subset: tuple[str, ...] | None,
-        body: bytes,
+        body: Body,
         truncated: bool,
+        scanned: tuple[Any, ...] | None = None,
     ) -> None:
         call = self._call(stream, head)
         if subset is not None:
             call.allow(subset)
-        verdict = call.decide(body, truncated=truncated)
+        seen = None if scanned is None else Scanned(*scanned)
+        verdict = call.decide(body, truncated=truncated, scanned=seen)
         if isinstance(verdict, Route | Answer):
             self._server.decided(stream, verdict)
         else:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from xxhash import xxh64_digest, xxh64_intdigest
 
-from epp.domain.request import Prompt
+from epp.domain.request import AnyPrompt, ScannedPrompt
 
 HASH_BYTES = 8
 Data: TypeAlias = bytes | memoryview
@@ -51,7 +51,7 @@ def _fastest() -> BlockChain:
 _chain = _fastest()
 
 
-def block_hashes(prompts: Iterable[Prompt], block_tokens: int, max_blocks: int) -> list[bytes]:
+def block_hashes(prompts: Iterable[AnyPrompt], block_tokens: int, max_blocks: int) -> list[bytes]:
     """One chain for each prompt, at most `max_blocks` hashes long.
 
     The last block may be shorter than the others and is hashed as it is.
@@ -61,6 +61,9 @@ def block_hashes(prompts: Iterable[Prompt], block_tokens: int, max_blocks: int) 
         raise ValueError("block_tokens must be positive")
     chains = []
     for prompt in prompts:
+        if type(prompt) is ScannedPrompt and (chain := prompt.chain(size, max_blocks)) is not None:
+            chains.append(chain)
+            continue
         if prompt.tokens is None:
             data = prompt.text
         else:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from epp.domain.errors import Reason, Refused
-from epp.domain.request import Api, Body, Request, RequestHead
+from epp.domain.request import Api, Body, Request, RequestHead, Scanned
 from epp.parsing.anthropic import anthropic_parser
 from epp.parsing.bodiless import is_bodiless, parse_bodiless
 from epp.parsing.body import MODEL_HEADER
 from epp.parsing.engines import sglanghttp_parser, vllmhttp_parser
 from epp.parsing.openai import openai_parser
 from epp.parsing.parser import BodyParser, Parser
+from epp.parsing.scanned import SCANNABLE, parse_scanned
 from epp.parsing.vllmgrpc import vllmgrpc_parser
 
 PATH_HEADERS = (":path", "x-original-path", "x-forwarded-path")
@@ -79,7 +80,9 @@ class Parsers:
         self._claims = sorted(claims.items(), key=lambda claim: -len(claim[0]))
         self._by_path: dict[str, BodyParser] = {}
 
-    def parse(self, head: RequestHead, body: Body, *, truncated: bool = False) -> Request:
+    def parse(
+        self, head: RequestHead, body: Body, *, truncated: bool = False, scanned: Scanned | None = None
+    ) -> Request:
         """Raises Refused; for a cut body only when no parser takes its path: the engine judges the whole."""
         path = head.path
         if is_bodiless(head, path):
@@ -88,6 +91,8 @@ class Parsers:
         if parse is None:
             raise Refused(Reason.UNSUPPORTED_PATH, f"No parser is configured for the path {path[:200]}.")
         try:
+            if scanned is not None and parse in SCANNABLE:
+                return parse_scanned(parse, head, body, scanned)
             return parse(head, body, truncated)
         except Refused:
             if not truncated:
@@ -98,6 +103,11 @@ class Parsers:
         request = parse(head, b"", True)
         request.size_bytes = len(body)
         return request
+
+    @property
+    def scannable(self) -> dict[str, Api]:
+        """By path suffix, longest first: which bodies may be scanned while they come in."""
+        return {suffix: SCANNABLE[parse] for suffix, parse in self._claims if parse in SCANNABLE}
 
     def _select(self, path: str) -> BodyParser | None:
         parse = next((parse for suffix, parse in self._claims if path.endswith(suffix)), self.fallback)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from epp.domain.errors import Answer, Refused, answer_of
-from epp.domain.request import RequestHead
+from epp.domain.request import Body, RequestHead, Scanned
 from epp.domain.views import AnswerHead, AnswerPlan, Ending, Report, Route, Verdict
 
 ROUTE = Route("10.0.0.1:8000", answer=AnswerPlan(ask=True))
@@ -19,6 +19,7 @@ class FakeCall:
     door: FakeDoor
     body: bytes | None = None
     truncated: bool = False
+    scanned: Scanned | None = None
     subset: tuple[str, ...] | None = None
     answer_head: AnswerHead | None = None
     first_tokens: int = 0
@@ -36,9 +37,11 @@ class FakeCall:
         self.refusals.append(refused)
         return answer_of(refused)
 
-    def decide(self, body: bytes, *, truncated: bool = False) -> Verdict | Awaitable[Verdict]:
+    def decide(
+        self, body: Body, *, truncated: bool = False, scanned: Scanned | None = None
+    ) -> Verdict | Awaitable[Verdict]:
         assert self.body is None, "a request is decided once"
-        self.body, self.truncated = body, truncated
+        self.body, self.truncated, self.scanned = bytes(body), truncated, scanned
         return self.door.verdict(self)
 
     def answered(self, head: AnswerHead) -> Sequence[tuple[str, str]]:
