@@ -69,7 +69,7 @@ class Snapshot:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "every", every_row(len(self.endpoints)))
-        object.__setattr__(self, "avoids", not self.available.all())
+        object.__setattr__(self, "avoids", np.count_nonzero(self.available) < len(self.endpoints))
 
     def __len__(self) -> int:
         return len(self.endpoints)
