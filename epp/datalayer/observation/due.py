@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import heapq
 
+from msgspec import Struct
+
 from epp.datalayer.inflight import Entry
 from epp.datalayer.observation.timings import Cell
 
@@ -16,49 +18,33 @@ _PATIENCE = 2.0
 """Times the estimate that a first token may come later than it, where the engine's counts would tell."""
 
 
-class Watch:
+class Watch(Struct, eq=False):
     """One request whose answer the gateway need not or does not show. Made by Observation.watch."""
 
-    __slots__ = (
-        "begun", "cell", "entry", "expected_output", "observe", "over", "overdue", "patient", "queued",
-        "sent_at", "settled", "streamed", "tokens", "trial", "wanted",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        cell: Cell,
-        entry: Entry,
-        wanted: str,
-        *,
-        observe: bool,
-        streamed: bool,
-        tokens: float,
-        now: float,
-    ) -> None:
-        self.cell = cell
-        self.entry = entry
-        self.wanted = wanted
-        """Why it should be looked at."""
-        self.observe = observe
-        """The plan: the gateway is to show the answer."""
-        self.streamed = streamed
-        """The client asked for a streamed answer."""
-        self.tokens = tokens
-        """To be prefilled there when it was sent, its own included."""
-        self.sent_at = now
-        self.expected_output = 0
-        self.trial = False
-        """Unobserved to find out whether the gateway obeys."""
-        self.begun = False
-        """The answer's headers have come."""
-        self.overdue = False
-        """The first token was due before the headers came."""
-        self.queued = False
-        self.over = False
-        self.settled = False
-        """Its first token came, or it is over."""
-        self.patient = False
-        """The engine's counts will tell its first token: they are waited for beyond the time that is due."""
+    cell: Cell
+    entry: Entry
+    wanted: str
+    """Why it should be looked at."""
+    observe: bool
+    """The plan: the gateway is to show the answer."""
+    streamed: bool
+    """The client asked for a streamed answer."""
+    tokens: float
+    """To be prefilled there when it was sent, its own included."""
+    sent_at: float
+    expected_output: int
+    trial: bool = False
+    """Unobserved to find out whether the gateway obeys."""
+    begun: bool = False
+    """The answer's headers have come."""
+    overdue: bool = False
+    """The first token was due before the headers came."""
+    patient: bool = False
+    """The engine's counts will tell its first token: they are waited for beyond the time that is due."""
+    queued: bool = False
+    over: bool = False
+    settled: bool = False
+    """Its first token came, or it is over."""
 
     def first_token(self) -> None:
         """It came, as far as we know."""

@@ -74,6 +74,7 @@ class Observation:
     ) -> None:
         self._ledger = ledger
         self._rules = rules or Rules()
+        self._ruled = bool(self._rules)
         self._gateways = Gateways(mode)
         self._sampler = Sampler(chance, interval_s=interval_s, rate=rate)
         self._timings = Timings(prefill_rate=prefill_rate)
@@ -82,6 +83,10 @@ class Observation:
         self._answers: dict[tuple[str, str], int] = {}
         self._lost: set[str] = set()
         self._unseen_at = NEVER
+        self._unseen = 0
+        """Answers that need not be seen and were not."""
+        self._last_view: AnswerView | None = None
+        self._last = (Gateway.ALWAYS, Mode.ALL)
         self.whole: tuple[AnswerView, ...] = ()
         """Requests that come with one of these need no watch: their answers are all looked at."""
         self.seen = 0
@@ -95,15 +100,11 @@ class Observation:
         self, request: Request, entry: Entry, *, uncached: int, output: int, rewritten: bool, now: float
     ) -> Watch | None:
         """A request leaves, its ledger entry begun. None: its answer will be seen, nothing more to do."""
-        view = request.head.answer_view
-        known = self._gateways.known.get(view)
-        if known is None:
-            known = self._meet(view)
-        effect = self._gateways.effect(known)
+        known, effect = self._known(request.head.answer_view)
         if known is Gateway.ALWAYS or (known is Gateway.CHOICE and effect is Mode.ALL):
             return None
-        slot = entry.slot
-        cell = self._timings.cell(slot, request.target_model)
+        slot, stream, timings = entry.slot, request.stream, self._timings
+        cell = timings.cell(slot, request.target_model)
         tokens = self._ledger.prefill_at(slot)
         wanted = NONE
         trial = False
@@ -111,7 +112,7 @@ class Observation:
             wanted = REWRITTEN
         elif request.api is Api.RESPONSES:
             wanted = STORED
-        elif self._rules and self._rules.ask(request):
+        elif self._ruled and self._rules.ask(request):
             wanted = ASKED
         elif self._gateways.mode is Mode.ALL:
             wanted = ALL
@@ -119,21 +120,20 @@ class Observation:
             trial = self._gateways.tries(now)
             if not trial:
                 wanted = ALL
-        elif effect is Mode.SAMPLED:
-            schedule = cell.streamed if request.stream else cell.whole
-            if self._sampler.wants(schedule, tokens, now):
-                wanted = SAMPLE
+        elif effect is Mode.SAMPLED and self._sampler.wants(
+            cell.streamed if stream else cell.whole, tokens, now
+        ):
+            wanted = SAMPLE
         observe = wanted is not NONE and known is not Gateway.NEVER
-        watch = Watch(cell, entry, wanted, observe=observe, streamed=request.stream, tokens=tokens, now=now)
-        watch.trial = trial
-        watch.expected_output = output
+        watch = Watch(cell, entry, wanted, observe, stream, tokens, now, output, trial)
         if not observe:
             self._unseen_at = now
-            self._timings.sent(cell, tokens)
-            watch.patient = not self._timings.fresh(now) and cell.told.wait(watch, now)
-        if uncached > 0 and not (observe and request.stream):
+            if not timings.fresh(now):
+                cell.told.sent(tokens)
+                watch.patient = cell.told.wait(watch, now)
+        if uncached > 0 and not (observe and stream):
             # An answer that is not streamed tells its first token only with its last.
-            delay = self._timings.delay(cell, tokens, now)
+            delay = timings.delay(cell, tokens, now)
             self._dues.put(watch, now + (delay if delay < DELAY_MAX_S else DELAY_MAX_S))
         return watch
 
@@ -159,16 +159,19 @@ class Observation:
                 self._say(self._gateways.ignored(now))
         elif watch.trial and watch.begun and status < 300:
             self._say(self._gateways.obeyed())
-        if not observed and not watch.begun and self._dues.heads_come:
-            return
-        key = ("true" if observed else "false", watch.wanted)
-        self._answers[key] = self._answers.get(key, 0) + 1
-        if not observed and watch.wanted not in (NONE, SAMPLE):
-            self._lose(watch.wanted)
-        if status >= 300:
-            return
         if not observed:
-            self._usages.unseen(request.target_model, request.input_tokens, watch.expected_output)
+            if not watch.begun and self._dues.heads_come:
+                return
+            if watch.wanted is NONE:
+                self._unseen += 1
+            else:
+                self._count("false", watch.wanted)
+                self._lose(watch.wanted)
+            if status < 300:
+                self._usages.unseen(request.target_model, request.input_tokens, watch.expected_output)
+            return
+        self._count("true", watch.wanted)
+        if status >= 300:
             return
         usage = report.usage or Usage()
         if usage.prompt_tokens is not None:
@@ -201,6 +204,8 @@ class Observation:
         counts = dict(self._answers)
         if self.seen:
             counts["true", ALL] = counts.get(("true", ALL), 0) + self.seen
+        if self._unseen:
+            counts["false", NONE] = self._unseen
         return list(counts.items())
 
     def tokens(self) -> Iterator[Cell]:
@@ -210,16 +215,26 @@ class Observation:
 
     # --
 
-    def _meet(self, view: AnswerView) -> Gateway:
-        self._say(self._gateways.meet(view))
-        known = self._gateways.known[view]
-        if self._gateways.effect(known) is Mode.ALL:
-            self.whole = (*self.whole, view)
-        return known
+    def _known(self, view: AnswerView) -> tuple[Gateway, Mode]:
+        """The gateway that shows answers in this way, and how they are looked at."""
+        if view is self._last_view:
+            return self._last
+        gateways = self._gateways
+        known = gateways.known.get(view)
+        if known is None:
+            self._say(gateways.meet(view))
+            known = gateways.known[view]
+            if gateways.effect(known) is Mode.ALL:
+                self.whole = (*self.whole, view)
+        self._last_view, self._last = view, (known, gateways.effect(known))
+        return self._last
+
+    def _count(self, observed: str, wanted: str) -> None:
+        self._answers[observed, wanted] = self._answers.get((observed, wanted), 0) + 1
 
     def _lose(self, wanted: str) -> None:
         """Said once for each reason."""
-        if wanted in self._lost or wanted == ALL:
+        if wanted in self._lost or wanted in (ALL, SAMPLE):
             return
         self._lost.add(wanted)
         what = {
@@ -231,6 +246,7 @@ class Observation:
 
     def _say(self, words: str) -> None:
         if words:
+            self._last_view = None
             log.info("%s", words)
 
 

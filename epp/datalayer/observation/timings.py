@@ -55,9 +55,9 @@ class Timings:
         self._models: dict[str, Line] = {}
         self._slots: dict[int, dict[str, Cell]] = {}
         self._told: dict[int, Told] = {}
-        self._told_all = Told()
+        self._told_all = Told(base_s)
         self._cells = 0
-        self._other = self._new("", Told())
+        self._other = self._new("", Told(base_s))
         """For what finds no room."""
 
     def cell(self, slot: int, model: str) -> Cell:
@@ -74,10 +74,12 @@ class Timings:
 
     def delay(self, cell: Cell, tokens: float, now: float) -> float:
         """Seconds until the first token of a request behind so many tokens, its own included."""
-        if not self.fresh(now):
-            told = cell.told if cell.told.enough else self._told_all
+        if now - self._sampled_at >= _FRESH_S or self._all.samples < _ENOUGH:
+            told = cell.told
+            if not told.enough:
+                told = self._told_all
             if told.enough:
-                return told.delay(tokens, self._base_s)
+                return told.base_s + told.token_s * tokens
         line = cell.line
         if line.samples < _ENOUGH:
             line = self._models.get(cell.model, line)
@@ -85,18 +87,13 @@ class Timings:
                 line = self._all
         return line.base_s + line.token_s * tokens
 
-    def sent(self, cell: Cell, tokens: float) -> None:
-        """A request goes behind so many tokens, and nobody will see its first."""
-        cell.told.sent(tokens)
-        self._told_all.sent(tokens)
-
     def counts(self, slot: int, count: float, total_s: float, now: float) -> None:
         """The engine of the slot says how many first tokens there were so far and how long they took."""
         told = self._told.get(slot)
         if told is not None:
-            new, seconds = told.counts(count, total_s, now)
-            if new:
-                self._told_all.more(new, seconds)
+            more = told.counts(count, total_s, now)
+            if more[0]:
+                self._told_all.more(*more)
 
     def saw(self, cell: Cell, tokens: float, seconds: float, now: float) -> None:
         """A first token came so long after its request was sent."""
@@ -131,7 +128,7 @@ class Timings:
             return self._other
         told = self._told.get(slot)
         if told is None:
-            told = self._told[slot] = Told()
+            told = self._told[slot] = Told(self._base_s)
         made = models[model] = self._new(model, told)
         self._cells += 1
         return made

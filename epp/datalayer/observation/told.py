@@ -39,11 +39,12 @@ class Told:
     """One engine, or all."""
 
     __slots__ = (
-        "_count", "_credit", "_first", "_new", "_new_tokens", "_ours", "_queue", "_seconds", "_theirs",
-        "_tokens", "_told_at", "_total_s",
+        "_base_s", "_count", "_credit", "_first", "_new", "_new_tokens", "_ours", "_queue", "_seconds",
+        "_theirs", "_tokens", "_told_at", "_total_s", "base_s", "enough", "token_s",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, base_s: float) -> None:
+        self._base_s = base_s
         self._first = True
         self._told_at = -1e9
         self._count = self._total_s = 0.0
@@ -56,6 +57,10 @@ class Told:
         self._credit = 0.0
         """First tokens that were counted and not given to a request; below 0 where counts have to follow."""
 
+        self.enough = False
+        """The line below is to be believed."""
+        self.base_s = self.token_s = 0.0
+
     def sent(self, tokens: float) -> None:
         """A request of ours is behind so many tokens of prefill, its own included."""
         self._new += 1.0
@@ -63,49 +68,44 @@ class Told:
 
     def wait(self, request: Waiting, now: float) -> bool:
         """It is to be told by counts. False: there are none."""
-        if not self.live(now):
+        if now - self._told_at >= _LIVE_S:
             return False
-        self._drop_settled()
-        self._queue.append(request)
+        queue = self._queue
+        if queue and queue[0].settled:
+            self._drop_settled()
+        queue.append(request)
         return True
 
-    def live(self, now: float) -> bool:
-        return now - self._told_at < _LIVE_S
-
-    def counts(self, count: float, total_s: float, now: float) -> tuple[float, float]:
-        """The engine's running counts: first tokens so far, and their seconds. What is new of both."""
+    def counts(self, count: float, total_s: float, now: float) -> tuple[float, float, float, float]:
+        """The engine's running counts: first tokens so far, and their seconds. What is new of both, and of
+        what we sent: requests and tokens."""
         new, seconds = count - self._count, total_s - self._total_s
         first, self._first = self._first, False
         self._count, self._total_s = count, total_s
         if first or new < 0.0 or seconds < 0.0:  # it began anew
             self._queue.clear()
             self._credit = 0.0
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0, 0.0
         self._told_at = now
+        more = new, seconds, self._new, self._new_tokens
         if new:
-            self.more(new, seconds)
+            self._new = self._new_tokens = 0.0
+            self.more(*more)
             self._give(new)
-        return new, seconds
+        return more
 
-    def more(self, new: float, seconds: float) -> None:
-        """So many more first tokens, which took so long together."""
+    def more(self, new: float, seconds: float, ours: float, tokens: float) -> None:
+        """So many more first tokens, which took so long together, and so much more that we sent."""
         keep = _DECAY**new
         self._theirs = self._theirs * keep + new
         self._seconds = self._seconds * keep + seconds
-        self._ours = self._ours * keep + self._new
-        self._tokens = self._tokens * keep + self._new_tokens
-        self._new = self._new_tokens = 0.0
-
-    @property
-    def enough(self) -> bool:
-        return self._theirs >= _ENOUGH and self._ours >= _ENOUGH and self._tokens > 0.0
-
-    def delay(self, tokens: float, base_s: float) -> float:
-        """Seconds until the first token; only where there is `enough`."""
-        mean_s = self._seconds / self._theirs
-        base_s = min(base_s, 0.5 * mean_s)
-        slope = (mean_s - base_s) * self._ours / self._tokens
-        return base_s + min(slope, _TOKEN_MAX_S) * tokens
+        self._ours = self._ours * keep + ours
+        self._tokens = self._tokens * keep + tokens
+        self.enough = self._theirs >= _ENOUGH and self._ours >= _ENOUGH and self._tokens > 0.0
+        if self.enough:
+            mean_s = self._seconds / self._theirs
+            self.base_s = min(self._base_s, 0.5 * mean_s)
+            self.token_s = min((mean_s - self.base_s) * self._ours / self._tokens, _TOKEN_MAX_S)
 
     def _give(self, new: float) -> None:
         queue = self._queue

@@ -29,7 +29,7 @@ def test_engines_counts_hold_where_no_answer_is_looked_at() -> None:
     cell, idle = known.cell(1, "m"), known.cell(2, "m")
     known.counts(1, 10, 5.0, 0.0)
     for _ in range(50):
-        known.sent(cell, 4000)
+        cell.told.sent(4000)
     known.counts(1, 60, 5.0 + 50 * 0.8, 1.0)
     assert known.delay(cell, 4000, 1.0) == pytest.approx(0.8)
     assert known.delay(cell, 8000, 1.0) == pytest.approx(1.55)

@@ -31,7 +31,7 @@ def come(requests: list[Waiting]) -> list[bool]:
 
 
 def test_without_counts_nobody_waits_for_them() -> None:
-    told = Told()
+    told = Told(0.05)
     assert not told.wait(Waiting(), 5.0)
     assert not told.enough
     told.counts(7, 1.0, 5.0)
@@ -41,7 +41,7 @@ def test_without_counts_nobody_waits_for_them() -> None:
 
 
 def test_the_longest_waiting_is_first() -> None:
-    told = Told()
+    told = Told(0.05)
     told.counts(100, 50.0, 0.0)
     told.counts(100, 50.0, 0.1)
     requests = sent(told, 3, 0.15)
@@ -52,7 +52,7 @@ def test_the_longest_waiting_is_first() -> None:
 
 
 def test_one_whose_end_was_seen_before_the_count_is_in_the_count() -> None:
-    told = Told()
+    told = Told(0.05)
     told.counts(0, 0.0, 0.0)
     told.counts(0, 0.0, 0.1)
     requests = sent(told, 3, 0.15)
@@ -64,7 +64,7 @@ def test_one_whose_end_was_seen_before_the_count_is_in_the_count() -> None:
 
 
 def test_a_restarted_engine_begins_anew() -> None:
-    told = Told()
+    told = Told(0.05)
     told.counts(100, 50.0, 0.0)
     told.counts(100, 50.0, 0.1)
     requests = sent(told, 2, 0.15)
@@ -74,7 +74,7 @@ def test_a_restarted_engine_begins_anew() -> None:
 
 
 def test_of_anothers_requests_our_share_is_taken() -> None:
-    told = Told()
+    told = Told(0.05)
     count = 0.0
     waiting: list[Waiting] = []
     told.counts(0, 0.0, 0.0)
@@ -85,14 +85,14 @@ def test_of_anothers_requests_our_share_is_taken() -> None:
         count += 4
         told.counts(count, count * 0.5, now + 0.05)
     assert 395 <= sum(come(waiting)) <= 400
-    assert told.delay(1000, 0.05) == pytest.approx(0.5, rel=0.02)
+    assert told.base_s + told.token_s * 1000 == pytest.approx(0.5, rel=0.02)
 
 
 def test_estimates_give_the_mean_that_the_engine_tells() -> None:
-    told = Told()
+    told = Told(0.05)
     told.counts(0, 0.0, 0.0)
     for turn in range(1, 50):
         for tokens in (200, 2000, 6000):
             told.sent(tokens)
         told.counts(3 * turn, 3 * turn * 0.7, turn)
-    assert sum(told.delay(tokens, 0.05) for tokens in (200, 2000, 6000)) / 3 == pytest.approx(0.7, rel=0.01)
+    assert told.base_s + told.token_s * (200 + 2000 + 6000) / 3 == pytest.approx(0.7, rel=0.01)
