@@ -301,3 +301,10 @@ def test_names_put_back(step: int) -> None:
         pieces = [data[at : at + step] for at in range(0, len(data), step)]
         agree(Api.CHAT, None, pieces, restore=restore)
         agree(Api.CHAT, [(b"content-type", b"application/json")], pieces, restore=restore, flush=True)
+
+
+@pytest.mark.parametrize("fixed", [b"\x19" + bytes(8), b"\x1d" + bytes(4), b"\x19" + bytes(7), b"\x1b"])
+def test_grpc_fields_of_fixed_size(fixed: bytes) -> None:
+    counts = field(3, 9) + field(4, 2)
+    for message in (fixed + field(2, counts), field(2, fixed + counts), field(2, counts) + fixed):
+        agree(Api.VLLM_GRPC, None, [frame(message)])
