@@ -1,6 +1,7 @@
 """How full the pool is: the reference picker's two detectors, also usable as filters in a profile.
 
-A detector answers a number; from 1.0 on the pool counts as saturated.
+A detector answers a number; from 1.0 on the pool counts as saturated. Queues that send several requests at
+once also ask what each of them adds: the room that is left.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from epp.admission.room import Rising, Room
 from epp.domain.snapshot import Bools, Floats, Ints, Snapshot
 from epp.domain.units import duration_s
 from epp.domain.views import InflightView
@@ -21,6 +23,25 @@ from epp.scheduling.contract import BuildContext, Cycle, PluginType
 class SaturationDetector(Protocol):
     def saturation(self, snapshot: Snapshot, rows: Ints, inflight: InflightView, now: float) -> float:
         """Load of the given rows as a share of what they can take; 1.0 for no rows at all."""
+
+
+@runtime_checkable
+class RoomGiver(Protocol):
+    """A detector that knows what one more request adds."""
+
+    def room(self, snapshot: Snapshot, rows: Ints, inflight: InflightView, now: float) -> Room:
+        """The pool as `saturation` sees it, to be filled."""
+
+
+def room_of(
+    detector: SaturationDetector, snapshot: Snapshot, rows: Ints, inflight: InflightView, now: float
+) -> Room:
+    """The room that a detector sees. One that does not tell what a request adds is taken to be filled by five
+    on each endpoint, the queue threshold of the default detector."""
+    if isinstance(detector, RoomGiver):
+        return detector.room(snapshot, rows, inflight, now)
+    load = detector.saturation(snapshot, rows, inflight, now)
+    return Rising(load, 1.0 / (5.0 * max(1, len(rows))))
 
 
 class UtilizationParameters(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -52,6 +73,11 @@ class UtilizationDetector:
             return 1.0
         load = np.maximum(snapshot.waiting[rows] / self._queue, snapshot.kv_used[rows] / self._kv)
         return float(np.where(self._fresh(snapshot, rows, now), load, 1.0).mean())
+
+    def room(self, snapshot: Snapshot, rows: Ints, inflight: InflightView, now: float) -> Room:
+        """Every request is taken to wait at its endpoint."""
+        load = self.saturation(snapshot, rows, inflight, now)
+        return Rising(load, 1.0 / (self._queue * max(1, len(rows))))
 
     def keep(self, cycle: Cycle, rows: Ints) -> Bools:
         snapshot = cycle.snapshot
@@ -92,6 +118,14 @@ class ConcurrencyDetector:
 
     def saturation(self, snapshot: Snapshot, rows: Ints, inflight: InflightView, now: float) -> float:
         return float(self._load(snapshot.slots[rows], inflight).mean()) if len(rows) else 1.0
+
+    def room(self, snapshot: Snapshot, rows: Ints, inflight: InflightView, now: float) -> Room:
+        load, n = self.saturation(snapshot, rows, inflight, now), max(1, len(rows))
+        return Rising(
+            load,
+            0.0 if self._mode == "tokens" else 1.0 / (self._requests * n),
+            0.0 if self._mode == "requests" else 1.0 / (self._tokens * n),
+        )
 
     def keep(self, cycle: Cycle, rows: Ints) -> Bools:
         kept: Bools = self._load(cycle.snapshot.slots[rows], cycle.inflight) < self._limit

@@ -38,6 +38,11 @@ class Reason(Enum):
     NO_ENDPOINT_LEFT = _Row(
         429, "no_endpoint_available", "overloaded_error", "ResourceExhausted", "rejected-saturated", 1
     )
+    QUEUE_FULL = _Row(429, "queue_full", "overloaded_error", "ResourceExhausted", "rejected-saturated", 1)
+    QUEUE_TIMEOUT = _Row(
+        429, "queue_timeout", "overloaded_error", "ResourceExhausted", "rejected-ttl-expired", 1
+    )
+    EVICTED = _Row(429, "evicted", "overloaded_error", "ResourceExhausted", "evicted", 1)
     TOO_MANY_STREAMS = _Row(
         429, "too_many_requests", "overloaded_error", "ResourceExhausted", "rejected-saturated", 1
     )

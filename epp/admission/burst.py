@@ -1,0 +1,150 @@
+"""Saturation that sees what we sent since the last scrape, so that a burst between two scrapes counts.
+
+Like the reference's utilization detector, with two corrections from our own ledger for each endpoint:
+
+- Requests that we sent since its last scrape, less those that ended, are added to its waiting ones, beyond
+  those that its batch has room for: while none waits, up to as many as it was seen to run. Where more ended
+  than came, fewer wait: what frees a place is seen at once, too.
+- Prompt tokens that we sent since, where the engine tells the size of its KV cache, are added to what is
+  used of it.
+
+The ledger at the time of a scrape is read at the first call that sees the scrape, as for foreign requests:
+what is sent between a scrape and that call is missed until the next scrape. So call `see` for each snapshot.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from epp.admission.room import Rising, Room
+from epp.domain.snapshot import NEVER, Bools, Floats, Ints, Snapshot
+from epp.domain.units import duration_s
+from epp.domain.views import InflightView
+from epp.scheduling.contract import BuildContext, Cycle, PluginType
+
+
+class BurstParameters(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """The first four are the utilization detector's."""
+
+    queue_depth_threshold: Annotated[
+        int, Meta(gt=0, description="waiting requests that fill an endpoint")
+    ] = 5
+    kv_cache_util_threshold: Annotated[
+        float, Meta(gt=0, le=1, description="share of KV-cache blocks that fills an endpoint")
+    ] = 0.8
+    metrics_staleness_threshold: Annotated[
+        str, Meta(description="metrics older than this (but at least three scrape intervals) count as full")
+    ] = "200ms"
+    headroom: Annotated[
+        float, Meta(ge=0, description="as a filter: how far over the thresholds an endpoint may be")
+    ] = 0.0
+    assumed_batch: Annotated[
+        int, Meta(ge=0, description="requests that an endpoint runs at once before it was seen to run more")
+    ] = 16
+
+
+class BurstDetector:
+    """Single writer. Columns by slot; rows 0..3 are: when scraped, our requests then, our prompt tokens then,
+    and the most requests seen to run."""
+
+    def __init__(self, parameters: BurstParameters, context: BuildContext | None = None) -> None:
+        self._queue = float(parameters.queue_depth_threshold)
+        self._kv = parameters.kv_cache_util_threshold
+        self._limit = 1.0 + parameters.headroom
+        self._stale_s = duration_s(parameters.metrics_staleness_threshold)
+        self._batch = float(parameters.assumed_batch)
+        self._seen = np.zeros((4, 0))
+
+    def see(self, snapshot: Snapshot, inflight: InflightView) -> None:
+        """Note our own part of what was scraped since the last call."""
+        slots = snapshot.slots
+        self._reach(int(np.max(slots)) + 1 if len(slots) else 0)
+        new = (snapshot.scraped_at > self._seen[0, slots]).nonzero()[0]
+        if not len(new):
+            return
+        changed = slots[new]
+        self._seen[0, changed] = snapshot.scraped_at[new]
+        self._seen[1, changed] = inflight.requests(changed)
+        self._seen[2, changed] = inflight.prefill_tokens(changed)
+        self._seen[3, changed] = np.maximum(self._seen[3, changed], snapshot.running[new])
+
+    def saturation(self, snapshot: Snapshot, rows: Ints, inflight: InflightView, now: float) -> float:
+        if not len(rows):
+            return 1.0
+        self.see(snapshot, inflight)
+        waiting, kv_used, _ = self._estimate(snapshot, rows, inflight)
+        return self._mean(snapshot, rows, waiting, kv_used, now)
+
+    def room(self, snapshot: Snapshot, rows: Ints, inflight: InflightView, now: float) -> Room:
+        """Requests are taken to spread evenly, each to wait once the batches are full."""
+        if not len(rows):
+            return Rising(1.0, 0.0)
+        self.see(snapshot, inflight)
+        waiting, kv_used, spare = self._estimate(snapshot, rows, inflight)
+        load = self._mean(snapshot, rows, waiting, kv_used, now)
+        per_token = _per_token(snapshot, rows).mean() / (self._kv * len(rows))
+        return Rising(load, 1.0 / (self._queue * len(rows)), float(per_token), float(spare.sum()))
+
+    def keep(self, cycle: Cycle, rows: Ints) -> Bools:
+        snapshot = cycle.snapshot
+        self.see(snapshot, cycle.inflight)
+        waiting, kv_used, _ = self._estimate(snapshot, rows, cycle.inflight)
+        kept: Bools = (
+            (waiting < self._queue * self._limit)
+            & (kv_used < self._kv * self._limit)
+            & self._fresh(snapshot, rows, cycle.now)
+        )
+        return kept if kept.any() else np.ones(len(rows), dtype=np.bool_)
+
+    def forget(self, slot: int) -> None:
+        if slot < self._seen.shape[1]:
+            self._seen[:, slot] = (NEVER, 0.0, 0.0, self._batch)
+
+    def _estimate(
+        self, snapshot: Snapshot, rows: Ints, inflight: InflightView
+    ) -> tuple[Floats, Floats, Floats]:
+        """For each row: waiting requests, used share of the cache, places free in the batch."""
+        slots = snapshot.slots[rows]
+        scraped, running = snapshot.waiting[rows], snapshot.running[rows]
+        came = inflight.requests(slots) - self._seen[1, slots]
+        free = np.where(scraped > 0.0, 0.0, np.maximum(self._seen[3, slots] - running, 0.0))
+        over = scraped + came - free
+        tokens = np.maximum(inflight.prefill_tokens(slots) - self._seen[2, slots], 0.0)
+        kv_used = snapshot.kv_used[rows] + tokens * _per_token(snapshot, rows)
+        return np.maximum(over, 0.0), kv_used, np.maximum(-over, 0.0)
+
+    def _mean(self, snapshot: Snapshot, rows: Ints, waiting: Floats, kv_used: Floats, now: float) -> float:
+        load = np.maximum(waiting / self._queue, kv_used / self._kv)
+        return float(np.where(self._fresh(snapshot, rows, now), load, 1.0).mean())
+
+    def _fresh(self, snapshot: Snapshot, rows: Ints, now: float) -> Bools:
+        fresh: Bools = snapshot.scraped_at[rows] >= now - max(self._stale_s, snapshot.stale_after_s)
+        return fresh
+
+    def _reach(self, slots: int) -> None:
+        grow = slots - self._seen.shape[1]
+        if grow > 0:
+            new = np.zeros((4, grow))
+            new[0], new[3] = NEVER, self._batch
+            self._seen = np.concatenate((self._seen, new), axis=1)
+
+
+def _per_token(snapshot: Snapshot, rows: Ints) -> Floats:
+    """Share of each endpoint's KV cache that a token takes; 0 where its size is not known."""
+    tokens = (snapshot.block_size[rows] * snapshot.num_blocks[rows]).astype(np.float64)
+    shares: Floats = np.divide(1.0, tokens, out=np.zeros(len(rows)), where=tokens > 0.0)
+    return shares
+
+
+PLUGINS: tuple[PluginType[Any], ...] = (
+    PluginType(
+        "burst-utilization-detector",
+        BurstParameters,
+        BurstDetector,
+        "saturation from the engines' queues and KV caches and what we sent since they were scraped",
+    ),
+)

@@ -1,0 +1,78 @@
+"""Bands and flows: made on demand, forgotten when idle, never more than allowed."""
+
+from __future__ import annotations
+
+from epp.admission.limits import Limits
+from epp.admission.ticket import Outcome
+from tests.unit.admission.flows import ask, band, control, send
+
+
+def test_an_unknown_priority_waits_in_band_0() -> None:
+    flow = control(bands={10: band()})
+    assert flow.registry.priorities == [10, 0]
+    assert ask(flow, "a", priority=10).priority == 10
+    assert ask(flow, "a", priority=7).priority == 0
+    flow.registry.provision([7, -3], 0.0)
+    assert flow.registry.priorities == [10, 7, 0, -3]
+    assert ask(flow, "a", priority=7).priority == 7
+
+
+def test_negative_bands_have_limits_of_their_own() -> None:
+    tight = band(limits=Limits(max_requests=1))
+    flow = control(registry={"negative": tight})
+    flow.registry.provision([-1, 3], 0.0)
+    ask(flow, "a", priority=-1)
+    assert flow.enqueue("b", 0.0, priority=-1) is Outcome.REJECTED_CAPACITY
+    assert flow.refuses(-1, 0) is Outcome.REJECTED_CAPACITY
+    assert flow.refuses(3, 0) is None
+
+
+def test_a_band_whose_objectives_are_gone_ends_when_it_is_empty_and_idle() -> None:
+    flow = control()
+    flow.registry.provision([5], 0.0)
+    old = ask(flow, "a", priority=5, ttl_s=5_000.0)
+    flow.registry.provision([], 0.0)
+    assert ask(flow, "a", priority=5).priority == 0
+    flow.expire(2_000.0)
+    assert flow.registry.priorities == [5, 0]
+    assert send(flow, 1, 2_000.0) == ["a"]
+    flow.finished(old, 2_100.0)
+    flow.expire(2_100.0 + 599.0)
+    assert flow.registry.priorities == [5, 0]
+    flow.expire(2_100.0 + 601.0)
+    assert flow.registry.priorities == [0]
+
+
+def test_so_many_ids_have_flows_and_the_others_share_one() -> None:
+    flow = control(registry={"max_fairness_ids": 2, "known_ids": frozenset({"gold"}), "max_id_chars": 8})
+    flow.registry.provision([3], 0.0)
+    names = [ask(flow, "x", fairness_id=name).flow.fairness_id for name in ("a", "b", "c", "d", "gold", "a")]
+    assert names == ["a", "b", "default-flow", "default-flow", "gold", "a"]
+    assert ask(flow, "x", fairness_id="a", priority=3).flow.fairness_id == "a"
+    assert flow.registry.fairness_ids == 2
+    roomy = control(registry={"max_id_chars": 8})
+    assert ask(roomy, "x", fairness_id="n" * 9).flow.fairness_id == "default-flow"
+
+
+def test_an_id_is_free_again_when_all_its_flows_were_idle_for_long() -> None:
+    flow = control(registry={"max_fairness_ids": 1}, ttl_s=None)
+    flow.registry.provision([3], 0.0)
+    waiting, running = ask(flow, "a-1"), ask(flow, "a-2", priority=3)
+    send(flow, 1)
+    flow.cancel(waiting, 10.0)
+    flow.expire(1_000.0)
+    assert ask(flow, "b").flow.fairness_id == "default-flow"
+    flow.finished(running, 1_000.0)
+    flow.expire(1_299.0)
+    assert ask(flow, "b").flow.fairness_id == "default-flow"
+    flow.expire(1_301.0)
+    assert flow.registry.fairness_ids == 0
+    assert ask(flow, "b").flow.fairness_id == "b"
+
+
+def test_refused_requests_leave_nothing_behind() -> None:
+    flow = control(band(limits=Limits(max_requests=0)))
+    for i in range(50):
+        assert flow.enqueue("x", 0.0, fairness_id=str(i)) is Outcome.REJECTED_CAPACITY
+    assert flow.registry.fairness_ids == 0
+    assert not flow.registry.band(0).flows
