@@ -188,6 +188,7 @@ class App:
                 tls=tls,
                 reload_tls=options.cert_reload,
                 ready=(lambda: not self.missing()) if options.health_checking else None,
+                scan=director.parsers.scannable,
             )
         return GrpcioTransport(
             director,

@@ -18,6 +18,9 @@ class Server:
         gap_bounds: Sequence[float],
         stream_bounds: Sequence[float],
         handoff_bounds: Sequence[float],
+        scan: Sequence[tuple[str, str]] = (),
+        block_bytes: int = 256,
+        max_blocks: int = 2048,
         fixed: str | None = None,
     ) -> None: ...
     def start(self, address: str, certificate: tuple[bytes, bytes] | None = None) -> int: ...

@@ -12,12 +12,12 @@ import importlib.util
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from epp.domain.errors import Answer, Reason, Refused, answer_of
-from epp.domain.request import AnswerView, Body, Scanned, Usage
+from epp.domain.request import AnswerView, Api, Body, Scanned, Usage
 from epp.domain.views import AnswerHead, Call, Clock, Door, Ending, Report, Route, Verdict
 from epp.extproc.head import request_head
 from epp.extproc.transport import Limits, StreamSink, Tls
@@ -46,8 +46,9 @@ def is_built() -> bool:
 class NativeTransport:
     """Serves Envoy's ExternalProcessor. `ready` answers gRPC health on the same port; None: no health there.
 
-    `early`: the door is asked at the headers whether it refuses. `fixed`: an endpoint that every request gets
-    without the door being asked (for measurements of the transport alone).
+    `early`: the door is asked at the headers whether it refuses. `scan`: ends of paths, the longest first,
+    whose long bodies are hashed while they come in. `fixed`: an endpoint that every request gets without the
+    door being asked (for measurements of the transport alone).
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class NativeTransport:
         reload_tls: bool = False,
         ready: Callable[[], bool] | None = None,
         early: bool = False,
+        scan: Mapping[str, Api] | None = None,
         fixed: str | None = None,
         clock: Clock = monotonic,
     ) -> None:
@@ -95,6 +97,7 @@ class NativeTransport:
             gap_bounds=ITL_S,
             stream_bounds=STREAM_S,
             handoff_bounds=HANDOFF_S,
+            scan=[(suffix, api.value) for suffix, api in (scan or {}).items()],
             fixed=fixed,
         )
         self._handlers: dict[str, Callable[..., None]] = {

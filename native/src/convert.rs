@@ -3,5 +3,5 @@
 mod events;
 mod verdicts;
 
-pub use events::{Body, event, event_with};
+pub use events::{Body, event, event_with, scanned};
 pub use verdicts::{pairs, refusal, route, verdict};

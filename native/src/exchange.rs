@@ -14,6 +14,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use crate::answer::Watch;
+use crate::prompt::Scanning;
 use crate::proto::encode;
 use crate::proto::{BodyMode, Incoming, Kind};
 use crate::types::{AnswerPlan, AnswerView, Ending, Event, Head, Limit, Refusal, Report, Verdict};
@@ -46,6 +47,7 @@ pub struct Exchange {
     allowed: Option<Vec<String>>,
     body: Gathered,
     gathered_bytes: u64,
+    scanning: Option<Scanning>,
     promised_bytes: u64,
     plan: AnswerPlan,
     /// `ip:port` of the first endpoint that was named.
@@ -79,6 +81,7 @@ impl Exchange {
             allowed: None,
             body: Gathered::default(),
             gathered_bytes: 0,
+            scanning: None,
             promised_bytes: 0,
             plan: AnswerPlan::default(),
             target: Bytes::new(),
@@ -296,6 +299,7 @@ impl Exchange {
     fn let_go(&mut self) {
         self.body = Gathered::default();
         self.budget.give_back(std::mem::take(&mut self.gathered_bytes));
+        self.scanning = None;
     }
 
     fn misplaced(&mut self, kind: Kind, out: &mut Out) {

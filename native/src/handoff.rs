@@ -18,6 +18,8 @@ use crate::types::{AnswerHead, Event, Pair, Refusal, Verdict};
 
 /// So many events that nobody waits for are looked at without waiting for the tick.
 const MANY: usize = 512;
+/// Log records that wait for Python; more are counted, and told with the next one.
+const MAX_LOGS: usize = 64;
 
 /// To Python.
 #[derive(Debug)]
@@ -46,7 +48,12 @@ pub enum Down {
     Abort(u64, Refusal),
     Health(u64, bool),
     Certificate(Certificate),
-    Stop { grace_s: f64 },
+    Stop {
+        grace_s: f64,
+    },
+    /// Panics: within the stream of this number, or for 0 within the thread.
+    #[cfg(test)]
+    Fault(u64),
 }
 
 #[derive(Default)]
@@ -56,6 +63,9 @@ struct Queue {
     base: u64,
     /// Python was woken and has not looked since.
     armed: bool,
+    logs: usize,
+    /// Log records that found no place.
+    unsaid: u64,
 }
 
 pub struct Handoff {
@@ -106,6 +116,27 @@ impl Handoff {
             self.ring();
         }
         sequence
+    }
+
+    /// Queues a log record. A peer that makes us complain faster than Python listens costs no memory.
+    pub fn warn(&self, mut text: String) {
+        let mut queue = self.up.lock();
+        if queue.logs >= MAX_LOGS {
+            queue.unsaid += 1;
+            return;
+        }
+        queue.logs += 1;
+        let unsaid = std::mem::take(&mut queue.unsaid);
+        drop(queue);
+        if unsaid > 0 {
+            text.push_str(&format!(" ({unsaid} more records before this one were left out)"));
+        }
+        self.push(0, Up::Log { warning: true, text }, false);
+    }
+
+    /// Events that Python has not taken.
+    pub fn backlog(&self) -> usize {
+        self.up.lock().events.len()
     }
 
     /// Queues a stream's end; what the queue still holds of its answer becomes part of it.
@@ -178,6 +209,9 @@ impl Handoff {
             queue.events.drain(..limit).collect()
         };
         queue.base += taken.len() as u64;
+        if queue.logs > 0 {
+            queue.logs -= taken.iter().filter(|(_, up)| matches!(up, Up::Log { .. })).count();
+        }
         taken
     }
 
@@ -209,7 +243,7 @@ mod tests {
     fn an_end_takes_what_was_not_heard_of_its_answer() {
         let handoff = Handoff::new().unwrap();
         let at = handoff.push(7, answered(), false);
-        let first = handoff.push(7, Up::Stream(Event::FirstToken { at: 1.0 }, None), false);
+        let first = handoff.push(7, Up::Stream(Event::FirstToken { head: None, at: 1.0 }, None), false);
         handoff.push_end(7, end(), Some(at), Some(first));
         let events: Vec<_> = handoff.take(10).into();
         assert!(matches!(events[0].1, Up::Nothing) && matches!(events[1].1, Up::Nothing));
@@ -227,6 +261,18 @@ mod tests {
         let events: Vec<_> = handoff.take(10).into();
         assert!(matches!(events[0], (8, Up::Stream(Event::Answered { .. }, None))));
         assert!(matches!(events[1], (7, Up::Stream(Event::End { .. }, None))));
+    }
+
+    #[test]
+    fn log_records_that_nobody_takes_are_counted_only() {
+        let handoff = Handoff::new().unwrap();
+        for _ in 0..MAX_LOGS + 5 {
+            handoff.warn("once".to_owned());
+        }
+        assert_eq!(handoff.take(1000).len(), MAX_LOGS);
+        handoff.warn("again".to_owned());
+        let (_, Up::Log { text, .. }) = &handoff.take(1000)[0] else { panic!("no log record") };
+        assert_eq!(text, "again (5 more records before this one were left out)");
     }
 
     #[test]

@@ -11,18 +11,24 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
-use tokio::task::LocalSet;
+use tokio::task::{JoinError, LocalSet};
+use tokio::time::Instant;
 
 use crate::counts::Counts;
 use crate::exchange::{Budget, Limits};
 use crate::handoff::{Down, Handoff, Up};
 use crate::listener;
+use crate::prompt::ScanPlan;
 use crate::stream::Stream;
 use crate::tls;
 use crate::types::Route;
 
 const TICK: Duration = Duration::from_millis(50);
+const QUIET_CHECK: Duration = Duration::from_millis(5);
 const TICKS_A_SWEEP: u32 = 20;
+/// Python may be so many events behind, or four for each allowed stream: new streams are refused beyond it.
+const MIN_BACKLOG: usize = 4096;
+const LONGEST_GRACE_S: f64 = 1e6;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -36,6 +42,7 @@ pub struct Options {
     pub ask_headers: bool,
     pub health_checking: bool,
     pub gap_bounds: Vec<f64>,
+    pub scan: ScanPlan,
     /// Answer every request with this endpoint without asking Python: the transport's own cost, for benchmarks.
     pub fixed: Option<String>,
 }
@@ -84,6 +91,32 @@ pub struct Core {
 }
 
 impl Core {
+    pub fn new(options: Options, handoff: Arc<Handoff>, counts: Arc<Counts>) -> Rc<Core> {
+        Rc::new(Core {
+            limits: Rc::new(Limits {
+                max_body_bytes: options.max_body_bytes,
+                budget_limit: options.max_buffered_bytes,
+                ask_headers: options.ask_headers,
+                gap_bounds: Rc::from(options.gap_bounds.as_slice()),
+                scan: Rc::new(options.scan.clone()),
+            }),
+            budget: Rc::new(Budget::default()),
+            fixed: options.fixed.as_ref().map(|to| {
+                Box::new(Route {
+                    destination: bytes::Bytes::from(to.clone().into_bytes()),
+                    ..Route::default()
+                })
+            }),
+            options,
+            handoff,
+            counts,
+            streams: RefCell::default(),
+            health: RefCell::default(),
+            phase: watch::Sender::new(Phase::Serving),
+            next_id: Cell::new(1),
+        })
+    }
+
     /// CLOCK_MONOTONIC, as Python's time.monotonic.
     pub fn now(&self) -> f64 {
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -99,10 +132,37 @@ impl Core {
     }
 
     pub fn warn(&self, text: String) {
-        self.handoff.push(0, Up::Log { warning: true, text }, false);
+        self.handoff.warn(text);
     }
 
-    fn apply(&self, down: Down, certificates: Option<&tls::Current>) -> Option<f64> {
+    /// Python is too far behind to be told of more streams: whoever opens and resets them fast must not fill
+    /// our memory.
+    pub fn overrun(&self) -> bool {
+        self.handoff.backlog() >= self.options.max_streams.saturating_mul(4).max(MIN_BACKLOG)
+    }
+
+    /// All streams end now.
+    fn cut_off(&self) {
+        let left: Vec<_> = self.streams.borrow().values().cloned().collect();
+        for stream in left {
+            stream.cut_off();
+        }
+    }
+
+    /// Every reply counts, also those behind a stop. Returns the grace where one was asked for.
+    fn apply_all(&self, replies: Vec<Down>, certificates: Option<&tls::Current>) -> Option<Duration> {
+        let mut grace: Option<Duration> = None;
+        for down in replies {
+            if let Some(asked_s) = self.apply(down, certificates) {
+                let asked_s = if asked_s > 0.0 { asked_s.min(LONGEST_GRACE_S) } else { 0.0 };
+                let asked = Duration::from_secs_f64(asked_s);
+                grace = Some(grace.map_or(asked, |earlier| earlier.min(asked)));
+            }
+        }
+        grace
+    }
+
+    pub fn apply(&self, down: Down, certificates: Option<&tls::Current>) -> Option<f64> {
         let id = match &down {
             Down::Verdict(id, _) | Down::GoOn(id) | Down::AnswerSet(id, _) | Down::Abort(id, _) => *id,
             Down::Health(id, serving) => {
@@ -118,6 +178,10 @@ impl Core {
                 return None;
             }
             Down::Stop { grace_s } => return Some(*grace_s),
+            #[cfg(test)]
+            Down::Fault(0) => panic!("asked for by a test"),
+            #[cfg(test)]
+            Down::Fault(id) => *id,
         };
         let stream = self.streams.borrow().get(&id).cloned();
         if let Some(stream) = stream {
@@ -147,6 +211,9 @@ pub fn spawn(
         let done = catch_unwind(AssertUnwindSafe(|| {
             LocalSet::new().block_on(&runtime, serve(options, listening, handoff, counts))
         }));
+        if let Ok(Err(error)) = &done {
+            told.warn(format!("the native transport ended: {error}"));
+        }
         told.push(0, Up::Stopped { asked: matches!(done, Ok(Ok(()))) }, true);
     });
     restore_signals(&before);
@@ -159,55 +226,38 @@ async fn serve(
     handoff: Arc<Handoff>,
     counts: Arc<Counts>,
 ) -> std::io::Result<()> {
-    let core = Rc::new(Core {
-        limits: Rc::new(Limits {
-            max_body_bytes: options.max_body_bytes,
-            budget_limit: options.max_buffered_bytes,
-            ask_headers: options.ask_headers,
-            gap_bounds: Rc::from(options.gap_bounds.as_slice()),
-        }),
-        budget: Rc::new(Budget::default()),
-        fixed: options.fixed.as_ref().map(|to| {
-            Box::new(Route { destination: bytes::Bytes::from(to.clone().into_bytes()), ..Route::default() })
-        }),
-        options,
-        handoff,
-        counts,
-        streams: RefCell::default(),
-        health: RefCell::default(),
-        phase: watch::Sender::new(Phase::Serving),
-        next_id: Cell::new(1),
-    });
-    let certificates = listening.certificates.clone();
+    let core = Core::new(options, handoff, counts);
+    let certificates = listening.certificates.as_deref();
     let socket = tokio::net::TcpListener::from_std(listening.socket)?;
-    let acceptor = certificates.clone().map(tls::acceptor).transpose()?;
-    let accepting = tokio::task::spawn_local(listener::accept(core.clone(), socket, acceptor));
-    let ticking = tokio::task::spawn_local(tick(core.clone()));
-    let grace_s = 'asked: loop {
-        for down in core.handoff.replies().await {
-            if let Some(grace_s) = core.apply(down, certificates.as_deref()) {
-                break 'asked grace_s;
-            }
+    let acceptor = listening.certificates.clone().map(tls::acceptor).transpose()?;
+    let mut accepting = tokio::task::spawn_local(listener::accept(core.clone(), socket, acceptor));
+    let mut ticking = tokio::task::spawn_local(tick(core.clone()));
+    // These two end by a fault only, and then nothing goes on.
+    let grace = loop {
+        let replies = tokio::select! {
+            replies = core.handoff.replies() => replies,
+            ended = &mut accepting => return Err(fault("accepting", ended)),
+            ended = &mut ticking => return Err(fault("ticking", ended)),
+        };
+        if let Some(grace) = core.apply_all(replies, certificates) {
+            break grace;
         }
     };
     core.phase.send_replace(Phase::Draining);
     accepting.abort();
-    let quiet = async {
-        while !core.streams.borrow().is_empty() {
-            tokio::select! {
-                replies = core.handoff.replies() => for down in replies {
-                    core.apply(down, certificates.as_deref());
-                },
-                () = tokio::time::sleep(Duration::from_millis(5)) => {}
-            }
-        }
-    };
-    if tokio::time::timeout(Duration::from_secs_f64(grace_s.clamp(0.0, 1e6)), quiet).await.is_err() {
-        let left: Vec<_> = core.streams.borrow().values().cloned().collect();
-        for stream in left {
-            stream.cut_off();
+    let mut until = Instant::now() + grace;
+    while !core.streams.borrow().is_empty() && Instant::now() < until {
+        let replies = tokio::select! {
+            replies = core.handoff.replies() => replies,
+            () = tokio::time::sleep_until(until.min(Instant::now() + QUIET_CHECK)) => continue,
+            ended = &mut ticking => return Err(fault("ticking", ended)),
+        };
+        // Who asks again is in more of a hurry.
+        if let Some(grace) = core.apply_all(replies, certificates) {
+            until = until.min(Instant::now() + grace);
         }
     }
+    core.cut_off();
     ticking.abort();
     core.phase.send_replace(Phase::Over);
     // Connections get a moment to send their last frames.
@@ -215,9 +265,16 @@ async fn serve(
         if core.phase.receiver_count() == 0 {
             break;
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(QUIET_CHECK).await;
     }
+    // What came in that moment.
+    core.cut_off();
     Ok(())
+}
+
+fn fault(what: &str, ended: Result<(), JoinError>) -> std::io::Error {
+    let why = ended.err().map_or_else(|| "it is over".to_owned(), |error| error.to_string());
+    std::io::Error::other(format!("a fault while {what}: {why}"))
 }
 
 async fn tick(core: Rc<Core>) {

@@ -1,6 +1,8 @@
 //! Connections: accepting, TLS, HTTP/2's settings, keepalive, and which call a request is.
 
+use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +11,7 @@ use h2::{Ping, Reason, RecvStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
@@ -29,13 +31,23 @@ const CONNECTION_WINDOW: u32 = 1 << 30;
 /// Received frames: Envoy sends long bodies in fewer, where we allow it.
 const FRAME_BYTES: u32 = 64 << 10;
 const SEND_BUFFER: usize = 1 << 20;
+const RESOURCE_EXHAUSTED: u32 = 8;
 const UNIMPLEMENTED: u32 = 12;
 
+/// Of the descriptors that the process may have, connections may take this part: scrapes need some too.
+const DESCRIPTOR_SHARE: u64 = 2;
+
 pub async fn accept(core: Rc<Core>, socket: TcpListener, tls: Option<TlsAcceptor>) {
+    let (most, open) = (most_connections(), Rc::new(Cell::new(0)));
     loop {
         match socket.accept().await {
+            Ok(_) if open.get() >= most => {
+                core.warn(format!("a connection was closed at once: {most} are open"));
+                yield_now().await;
+            }
             Ok((peer, _)) => {
-                spawn_local(connect(core.clone(), peer, tls.clone()));
+                let place = Place::taken(&core, &open);
+                spawn_local(connect(core.clone(), peer, tls.clone(), place));
             }
             Err(error) => {
                 // No file descriptor left, as a rule; a pause, else this would spin.
@@ -46,7 +58,54 @@ pub async fn accept(core: Rc<Core>, socket: TcpListener, tls: Option<TlsAcceptor
     }
 }
 
-async fn connect(core: Rc<Core>, peer: TcpStream, tls: Option<TlsAcceptor>) {
+/// From accept to the end, whatever ends it.
+struct Place {
+    core: Rc<Core>,
+    open: Rc<Cell<u64>>,
+}
+
+impl Place {
+    fn taken(core: &Rc<Core>, open: &Rc<Cell<u64>>) -> Place {
+        open.set(open.get() + 1);
+        Place { core: core.clone(), open: open.clone() }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.open.set(self.open.get() - 1);
+        if std::thread::panicking() {
+            // The runtime catches it; the streams of the connection see it end.
+            self.core.counts.fault();
+            self.core.warn("a connection ended by a fault of the native transport".to_owned());
+        }
+    }
+}
+
+/// A connection whose handshake is done.
+struct Counted<'a>(&'a Core);
+
+impl<'a> Counted<'a> {
+    fn new(core: &'a Core) -> Counted<'a> {
+        core.counts.connections.fetch_add(1, Relaxed);
+        Counted(core)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.counts.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+fn most_connections() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one struct that lives here.
+    let found = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
+    if found == 0 { (limit.rlim_cur / DESCRIPTOR_SHARE).max(1) } else { u64::MAX }
+}
+
+async fn connect(core: Rc<Core>, peer: TcpStream, tls: Option<TlsAcceptor>, _place: Place) {
     let _ = peer.set_nodelay(true);
     let Some(acceptor) = tls else { return converse(core, peer).await };
     match timeout(HANDSHAKE, acceptor.accept(peer)).await {
@@ -55,7 +114,8 @@ async fn connect(core: Rc<Core>, peer: TcpStream, tls: Option<TlsAcceptor>) {
     }
 }
 
-async fn converse<T: AsyncRead + AsyncWrite + Unpin>(core: Rc<Core>, peer: T) {
+/// One connection, from its preface on.
+pub async fn converse<T: AsyncRead + AsyncWrite + Unpin>(core: Rc<Core>, peer: T) {
     // Gateways may reset many streams at once, before we have looked at them, and that is no attack: the
     // number of streams is limited elsewhere.
     let many = core.options.max_streams.saturating_mul(2).clamp(1024, 1 << 24);
@@ -73,13 +133,15 @@ async fn converse<T: AsyncRead + AsyncWrite + Unpin>(core: Rc<Core>, peer: T) {
         core.counts.handshake_failed();
         return;
     };
-    core.counts.connections.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let _counted = Counted::new(&core);
     serve(&core, &mut connection).await;
-    core.counts.connections.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
 }
 
 async fn serve<T: AsyncRead + AsyncWrite + Unpin>(core: &Rc<Core>, connection: &mut Connection<T, Bytes>) {
     let mut phase = core.phase.subscribe();
+    if *phase.borrow() != Phase::Serving {
+        phase.mark_changed(); // the end began during the handshake
+    }
     let mut pings = connection.ping_pong();
     let mut asked = false; // a ping is on its way
     let mut next = Instant::now() + KEEPALIVE;
@@ -130,7 +192,11 @@ async fn pong(pings: &mut Option<h2::PingPong>) -> Result<(), h2::Error> {
 
 fn dispatch(core: &Rc<Core>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let path = request.uri().path();
-    if path == PROCESS {
+    if core.overrun() {
+        if let Ok(mut send) = respond.send_response(response_head(), false) {
+            let _ = send.send_trailers(trailers(RESOURCE_EXHAUSTED, "too many streams come and go"));
+        }
+    } else if path == PROCESS {
         let stream = Stream::open(core.clone(), respond);
         spawn_local(stream.run(request.into_body()));
     } else if core.options.health_checking

@@ -7,10 +7,11 @@ use bytes::Bytes;
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyTuple};
 
 use crate::answer::{Watch, head_of};
 use crate::blocks::chain;
+use crate::convert;
 use crate::prompt::PromptScan;
 use crate::types::{AnswerPlan, Api, Pair, Usage};
 
@@ -121,8 +122,7 @@ fn block_chain<'py>(
     Ok(PyBytes::new(py, &hashes))
 }
 
-/// (hashes as those of `block_chain`, length of the text) of the prompt of a body in pieces; None for a body that
-/// Python has to look at.
+/// The fields of `epp.domain.request.Scanned` for a body in pieces; None for a body that Python has to look at.
 #[pyfunction]
 fn scan_prompt<'py>(
     py: Python<'py>,
@@ -130,14 +130,12 @@ fn scan_prompt<'py>(
     pieces: Vec<Vec<u8>>,
     block_bytes: usize,
     max_blocks: usize,
-) -> Option<(Bound<'py, PyBytes>, u64)> {
+) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let mut scan = PromptScan::new(Api::named(api), block_bytes, max_blocks);
-    for piece in pieces {
-        scan.push(&piece);
+    for piece in &pieces {
+        scan.push(piece);
     }
-    let found = scan.finish()?;
-    let hashes: Vec<u8> = found.chain.into_iter().flat_map(u64::to_le_bytes).collect();
-    Some((PyBytes::new(py, &hashes), found.text_bytes))
+    scan.finish().map(|found| convert::scanned(py, found, &pieces.concat())).transpose()
 }
 
 pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -34,7 +34,13 @@ impl ExchangeProbe {
         sharing: Option<PyRef<'_, ExchangeProbe>>,
     ) -> ExchangeProbe {
         let gap_bounds = Rc::from(gap_bounds);
-        let limits = Limits { max_body_bytes, budget_limit: budget_bytes, ask_headers, gap_bounds };
+        let limits = Limits {
+            max_body_bytes,
+            budget_limit: budget_bytes,
+            ask_headers,
+            gap_bounds,
+            ..Limits::default()
+        };
         let budget = sharing.map_or_else(Rc::default, |other| other.budget.clone());
         ExchangeProbe { exchange: Exchange::new(Rc::new(limits), budget.clone()), budget }
     }

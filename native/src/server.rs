@@ -17,8 +17,9 @@ use crate::convert;
 use crate::counts::{Counts, Histogram};
 use crate::handoff::{Down, Handoff, Up};
 use crate::io::{self, Listening, Options};
+use crate::prompt::ScanPlan;
 use crate::tls;
-use crate::types::Verdict;
+use crate::types::{Api, Verdict};
 
 const BACKLOG: i32 = 1024;
 
@@ -39,7 +40,7 @@ impl Server {
     #[new]
     #[pyo3(signature = (*, max_body_bytes, max_buffered_bytes, max_streams, max_message_bytes,
         progress_timeout_s, answer_timeout_s, ask_headers, health_checking, gap_bounds, stream_bounds,
-        handoff_bounds, fixed=None))]
+        handoff_bounds, scan=Vec::new(), block_bytes=256, max_blocks=2048, fixed=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         max_body_bytes: u64,
@@ -53,6 +54,9 @@ impl Server {
         gap_bounds: Vec<f64>,
         stream_bounds: Vec<f64>,
         handoff_bounds: Vec<f64>,
+        scan: Vec<(String, String)>,
+        block_bytes: usize,
+        max_blocks: usize,
         fixed: Option<String>,
     ) -> PyResult<Server> {
         let handoff = Handoff::new().map_err(os_error)?;
@@ -69,6 +73,11 @@ impl Server {
                 ask_headers,
                 health_checking,
                 gap_bounds,
+                scan: ScanPlan {
+                    suffixes: scan.into_iter().map(|(suffix, api)| (suffix, Api::named(&api))).collect(),
+                    block_bytes,
+                    max_blocks,
+                },
                 fixed,
             },
             process: std::process::id(),

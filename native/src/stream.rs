@@ -82,6 +82,10 @@ struct State {
     heard: bool,
     modes_known: bool,
     ended: bool,
+    /// Python knows of the stream, and has not been told its end.
+    told: bool,
+    /// Something panicked.
+    faulty: bool,
     /// How the request ended, once it has.
     ending: Option<Ending>,
     decide_at: f64,
@@ -120,6 +124,8 @@ impl Stream {
                 heard: false,
                 modes_known: false,
                 ended: false,
+                told: false,
+                faulty: false,
                 ending: None,
                 decide_at: 0.0,
                 answered: None,
@@ -131,26 +137,31 @@ impl Stream {
         stream.core.streams.borrow_mut().insert(id, stream.clone());
         if crowded {
             let text = format!("more than {} requests are open", stream.core.options.max_streams);
-            stream.act(|state, now| state.exchange.limit(Limit::TooManyStreams, text, now, &mut state.out));
+            stream.guarded(|| {
+                stream
+                    .act(|state, now| state.exchange.limit(Limit::TooManyStreams, text, now, &mut state.out));
+            });
         }
         stream
     }
 
     /// Runs the stream to its end.
     pub async fn run(self: Rc<Self>, mut recv: RecvStream) {
-        std::future::poll_fn(|cx| {
-            let polled = catch_unwind(AssertUnwindSafe(|| self.poll(cx, &mut recv)));
-            polled.unwrap_or_else(|_| {
-                self.fault();
-                Poll::Ready(())
-            })
-        })
-        .await;
+        std::future::poll_fn(|cx| self.guarded(|| self.poll(cx, &mut recv)).unwrap_or(Poll::Ready(()))).await;
+    }
+
+    /// A panic ends this stream alone.
+    fn guarded<T>(&self, step: impl FnOnce() -> T) -> Option<T> {
+        let done = catch_unwind(AssertUnwindSafe(step));
+        if done.is_err() {
+            self.fault();
+        }
+        done.ok()
     }
 
     /// A reply of Python's.
     pub fn reply(&self, down: Down) {
-        let done = catch_unwind(AssertUnwindSafe(|| {
+        self.guarded(|| {
             // The task waits for data by itself; it must be woken where it had stopped reading.
             let paused = self.state.borrow().exchange.blocked();
             self.act(|state, now| {
@@ -171,34 +182,41 @@ impl Stream {
                     Down::GoOn(_) => state.exchange.go_on(now, out),
                     Down::AnswerSet(_, set) => state.exchange.answer_set(set, now, out),
                     Down::Abort(_, refusal) => state.exchange.abort(refusal, now, out),
+                    #[cfg(test)]
+                    Down::Fault(_) => panic!("asked for by a test"),
                     _ => {}
                 }
             });
             if self.flush_ready() || paused {
                 self.wake();
             }
-        }));
-        if done.is_err() {
-            self.fault();
-        }
+        });
     }
 
     /// Once a second: no message for too long.
     pub fn sweep(&self, now: f64) {
-        let waits = {
-            let state = self.state.borrow();
-            !state.exchange.deciding() && !state.exchange.blocked() && state.close.is_none()
-        };
+        self.guarded(|| self.lose_patience(now));
+    }
+
+    fn lose_patience(&self, now: f64) {
         let options = &self.core.options;
-        let uploading = {
-            let exchange = &self.state.borrow().exchange;
-            exchange.waits_for_request() && exchange.sees_upload()
+        let (patience_s, closing) = {
+            let State { exchange, close, .. } = &*self.state.borrow();
+            if exchange.deciding() || exchange.blocked() {
+                return; // it is Python's turn
+            }
+            let uploading = exchange.waits_for_request() && exchange.sees_upload();
+            let patience_s = if uploading { options.progress_timeout_s } else { options.answer_timeout_s };
+            // Our last words need no longer than a piece of an upload.
+            (if close.is_some() { options.progress_timeout_s } else { patience_s }, close.is_some())
         };
-        let patience_s = if uploading { options.progress_timeout_s } else { options.answer_timeout_s };
-        if !waits || now - self.progress_at.get() <= patience_s {
+        if now - self.progress_at.get() <= patience_s {
             return;
         }
-        // Whom even the answer about that does not reach is cut off after the same time again.
+        if closing {
+            self.cut(Some(DEADLINE_EXCEEDED), false);
+            return;
+        }
         self.progress_at.set(now);
         self.act(|state, now| {
             if state.exchange.waits_for_request() {
@@ -214,7 +232,18 @@ impl Stream {
 
     /// The grace is over.
     pub fn cut_off(&self) {
-        self.finish(None, true);
+        self.guarded(|| self.cut(None, true));
+    }
+
+    /// The end, without waiting for what is still to be sent.
+    fn cut(&self, code: Option<u32>, drained: bool) {
+        {
+            let mut state = self.state.borrow_mut();
+            if !state.ended {
+                state.reset(Reason::CANCEL);
+            }
+        }
+        self.finish(code.map(code_name), drained);
         self.wake();
     }
 
@@ -260,6 +289,7 @@ impl Stream {
                 self.core.warn(format!("ext_proc stream refused: {message}"));
             }
             state.close = Some(close);
+            self.progress_at.set(now);
         }
         let mut events = std::mem::take(&mut state.out.events);
         for event in events.drain(..) {
@@ -268,9 +298,10 @@ impl Stream {
         state.out.events = events;
     }
 
-    fn tell(&self, state: &mut State, event: Event, now: f64) {
+    fn tell(&self, state: &mut State, mut event: Event, now: f64) {
         let core = &self.core;
-        match &event {
+        state.told = true;
+        match &mut event {
             Event::Decide { .. } => {
                 if let Some(route) = &core.fixed {
                     state.exchange.decided(Verdict::Route(route.clone()), now, &mut state.out);
@@ -280,9 +311,12 @@ impl Stream {
                 core.handoff.push(self.id, Up::Stream(event, None), true);
             }
             Event::Answered { wait, .. } => {
+                let wait = *wait;
                 if core.fixed.is_none() {
-                    let wait = *wait;
                     state.answered = Some(core.handoff.push(self.id, Up::Stream(event, None), wait));
+                } else if wait {
+                    state.exchange.answer_set(Vec::new(), now, &mut state.out);
+                    self.settle(state, now);
                 }
             }
             Event::FirstToken { .. } => {
@@ -291,6 +325,10 @@ impl Stream {
                 }
             }
             Event::End { ending, .. } => {
+                state.told = false;
+                if state.faulty {
+                    *ending = Ending::Error;
+                }
                 state.ending = Some(*ending);
                 if core.fixed.is_none() {
                     core.handoff.push_end(self.id, event, state.answered, state.first_token);
@@ -472,33 +510,46 @@ impl Stream {
         if code == "OK" && state.ending == Some(Ending::ClientDisconnect) {
             code = "CANCELLED"; // a reset may show as the end of reading first
         }
-        if drained && let Some(send) = state.send.as_mut() {
-            send.send_reset(Reason::CANCEL);
-        }
         self.core.counts.stream_closed(code, now - self.began_at);
         self.core.streams.borrow_mut().remove(&self.id);
     }
 
-    /// A panic: a fault of ours, which ends this stream and no other.
+    /// After a panic, which is a fault of ours. What it left may fail again: each step stands for itself.
     fn fault(&self) {
         self.core.counts.fault();
         self.core.warn("a stream ended by a fault of the native transport".to_owned());
-        let Ok(mut state) = self.state.try_borrow_mut() else { return };
-        if let Some(send) = state.send.as_mut() {
-            send.send_reset(Reason::INTERNAL_ERROR);
-        } else {
-            state.respond.send_reset(Reason::INTERNAL_ERROR);
-        }
-        drop(state);
-        let ended = catch_unwind(AssertUnwindSafe(|| self.finish(Some("INTERNAL"), false)));
-        if ended.is_err() {
-            self.core.streams.borrow_mut().remove(&self.id);
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let mut state = self.state.borrow_mut();
+            state.faulty = true;
+            state.reset(Reason::INTERNAL_ERROR);
+        }));
+        if catch_unwind(AssertUnwindSafe(|| self.finish(Some("INTERNAL"), false))).is_err() {
+            self.forget();
         }
         self.wake();
+    }
+
+    /// What `finish` does, without the exchange, which cannot be asked any more.
+    fn forget(&self) {
+        self.core.streams.borrow_mut().remove(&self.id);
+        self.core.counts.stream_closed("INTERNAL", self.core.now() - self.began_at);
+        let Ok(mut state) = self.state.try_borrow_mut() else { return };
+        self.core.budget.give_back(std::mem::take(&mut state.queued_bytes) as u64);
+        if std::mem::take(&mut state.told) {
+            let end = Event::End { head: None, ending: Ending::Error, report: Box::default() };
+            self.core.handoff.push(self.id, Up::Stream(end, None), false);
+        }
     }
 }
 
 impl State {
+    fn reset(&mut self, reason: Reason) {
+        match self.send.as_mut() {
+            Some(send) => send.send_reset(reason),
+            None => self.respond.send_reset(reason),
+        }
+    }
+
     fn open_send(&mut self) -> Result<(), h2::Error> {
         if self.send.is_none() {
             self.send = Some(self.respond.send_response(response_head(), false)?);

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::prompt::Scanned;
+
 /// A header's name and value.
 pub type Pair = (Bytes, Bytes);
 
@@ -208,6 +210,8 @@ pub enum Event {
         subset: Option<Vec<String>>,
         body: Bytes,
         truncated: bool,
+        /// Where the body was scanned, and is of a plain shape.
+        scanned: Option<Box<Scanned>>,
     },
     /// A limit was reached: Python answers with the refusal.
     Limited {

@@ -158,7 +158,8 @@ class Compiled:
             else:
                 self.take(self.exchange.refused(answer_of(early), self.now))
         elif name == "decide":
-            subset, body, truncated = rest
+            subset, body, truncated, scanned = rest
+            assert scanned is None
             assert isinstance(body, bytes if len(body) <= 1 << 16 else memoryview)
             self.happened.append(("decide", subset, bytes(body), truncated))
             if self.setting.verdict is not None:

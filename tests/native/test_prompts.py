@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from xxhash import xxh64_intdigest
 
 from epp.domain.errors import Refused
-from epp.domain.request import Api, RequestHead
+from epp.domain.request import Api, Request, RequestHead, Scanned
 from epp.parsing.openai import parse_chat, parse_completions
+from epp.parsing.scanned import parse_scanned
 from tests.unit.parsing.bodies import JSON_VALUES, TEXT
 
 native = pytest.importorskip("inference_epp_native")
@@ -46,10 +47,21 @@ def scanned(
     """Asserts that the scan agrees with Python or says nothing."""
     places = sorted({min(cut, len(body)) for cut in cuts} | {0, len(body)})
     pieces = [body[a:b] for a, b in pairwise(places)]
-    found: tuple[bytes, int] | None = native.scan_prompt(api, pieces, block_bytes, max_blocks)
-    if found is not None:
-        assert found == of_python(api, body, block_bytes, max_blocks)
-    return found
+    found = native.scan_prompt(api, pieces, block_bytes, max_blocks)
+    if found is None:
+        return None
+    seen = Scanned(*found)
+    assert (seen.chain, seen.text_bytes) == of_python(api, body, block_bytes, max_blocks)
+    assert (seen.block_bytes, seen.max_blocks) == (block_bytes, max_blocks)
+    parsed_alike(parse_scanned(PARSE[api], HEAD, body, seen), PARSE[api](HEAD, body, False))
+    return seen.chain, seen.text_bytes
+
+
+def parsed_alike(made: Request, whole: Request) -> None:
+    """What was parsed of the rest is what is parsed of the whole body."""
+    assert [prompt.text for prompt in made.prompts] == [prompt.text for prompt in whole.prompts]
+    made.prompts = whole.prompts
+    assert made == whole
 
 
 def spread(*members: dict[str, Any]) -> dict[str, Any]:
@@ -210,4 +222,5 @@ def test_no_blocks_and_other_bodies() -> None:
     assert native.scan_prompt("chat", [b'{"model":"m","messages":[]}'], 0, 9) is None
     assert native.scan_prompt("chat", [b'{"model":"m","messages":[]}'], 2**63, 9) is None
     assert native.scan_prompt("responses", [b'{"model":"m","input":"x"}'], 4, 9) is None
-    assert native.scan_prompt("chat", [b'{"model":"m","messages":[]}'], 4, 9) == (b"", 0)
+    found = native.scan_prompt("chat", [b'{"model":"m","messages":[]}'], 4, 9)
+    assert found == (b"", 0, 4, 9, b'{"model":"m","messages":[]}', 24, 2)

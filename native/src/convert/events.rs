@@ -1,7 +1,7 @@
 //! Events as tuples for Python: (kind, stream, name, head or None, ...), without a class to be looked up.
 //!
 //! - `headers`: head
-//! - `decide`: head, subset, body, truncated
+//! - `decide`: head, subset, body, truncated, scanned or None
 //! - `limited`: head, name of the limit's Reason, text
 //! - `answered`: head, answer, wait
 //! - `first_token`: head, at
@@ -19,6 +19,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyString, PyTuple};
 
+use crate::prompt::Scanned;
 use crate::types::{AnswerHead, AnswerView, Event, Head, Report};
 
 /// Longer bodies are shown instead of copied.
@@ -65,9 +66,10 @@ pub fn event_with<'py>(
         Event::Headers { head } => {
             (kind, stream, intern!(py, "headers"), head_tuple(py, *head)?).into_pyobject(py)
         }
-        Event::Decide { head, subset, body, truncated } => {
+        Event::Decide { head, subset, body, truncated, scanned } => {
             let (head, subset) = (maybe_head(py, head)?, subset_tuple(py, subset)?);
-            (kind, stream, intern!(py, "decide"), head, subset, body_object(py, body)?, truncated)
+            let scanned = scanned.map(|scanned| self::scanned(py, *scanned, &body)).transpose()?;
+            (kind, stream, intern!(py, "decide"), head, subset, body_object(py, body)?, truncated, scanned)
                 .into_pyobject(py)
         }
         Event::Limited { head, limit, text } => {
@@ -133,6 +135,25 @@ fn report_tuple<'py>(py: Python<'py>, report: Report) -> PyResult<Bound<'py, PyT
         gaps,
         report.gaps_s,
         report.processing_s,
+    )
+        .into_pyobject(py)
+}
+
+/// The fields of `epp.domain.request.Scanned`.
+pub fn scanned<'py>(py: Python<'py>, scanned: Scanned, body: &[u8]) -> PyResult<Bound<'py, PyTuple>> {
+    let (start, end) = scanned.place;
+    let (before, after) = (body.get(..start).unwrap_or_default(), body.get(end..).unwrap_or_default());
+    let empty: &[u8] = if body.get(start) == Some(&b'[') { b"[]" } else { b"\"\"" };
+    let rest = [before, empty, after].concat();
+    let chain: Vec<u8> = scanned.chain.iter().flat_map(|hash| hash.to_le_bytes()).collect();
+    (
+        PyBytes::new(py, &chain),
+        scanned.text_bytes,
+        scanned.block_bytes,
+        scanned.max_blocks,
+        PyBytes::new(py, &rest),
+        start,
+        end - start,
     )
         .into_pyobject(py)
 }

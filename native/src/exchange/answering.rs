@@ -179,7 +179,7 @@ mod tests {
 
     fn made() -> Exchange {
         let (max_body_bytes, budget_limit) = (2 << 20, 2 << 20);
-        let limits = Limits { max_body_bytes, budget_limit, ask_headers: false, gap_bounds: Rc::from([]) };
+        let limits = Limits { max_body_bytes, budget_limit, ..Limits::default() };
         Exchange::new(Rc::new(limits), Rc::new(Budget::default()))
     }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::gathered::split;
 use super::{AnswerState, Awaited, Exchange, Out, RequestState};
+use crate::prompt::Scanning;
 use crate::proto::decode::last;
 use crate::proto::encode::{self, Change, DESTINATION, Target};
 use crate::proto::{BodyMode, Incoming, Side};
@@ -68,6 +69,9 @@ impl Exchange {
         if self.budget.used() > limit {
             let text = format!("requests that are being read hold more than {limit} bytes together");
             return self.ask_refusal(Limit::TooManyStreams, text, now, out);
+        }
+        if let Some(scanning) = &mut self.scanning {
+            scanning.push(&message.body);
         }
         self.body.push(message.body, usize::try_from(self.promised_bytes).unwrap_or(0));
         let mode = self.request_mode;
@@ -181,7 +185,9 @@ impl Exchange {
     fn decide(&mut self, body: Bytes, truncated: bool, out: &mut Out) {
         self.request = RequestState::Deciding;
         let (head, subset) = (self.head.take(), self.allowed.take());
-        out.events.push(Event::Decide { head, subset, body, truncated });
+        let scanning = self.scanning.take().filter(|_| !truncated);
+        let scanned = scanning.and_then(Scanning::finish).map(Box::new);
+        out.events.push(Event::Decide { head, subset, body, truncated, scanned });
     }
 
     fn allow(&mut self, subset: Option<Vec<String>>) {
@@ -193,6 +199,9 @@ impl Exchange {
     fn open(&mut self, message: Incoming, has_body: bool, now: f64) {
         debug_assert!(self.answer == AnswerState::None || self.request == RequestState::Start);
         self.opened = true;
+        if has_body {
+            self.scanning = Scanning::of(&self.limits.scan, &message.headers);
+        }
         self.head = Some(Box::new(Head {
             headers: message.headers,
             received_at: now,

@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use crate::prompt::ScanPlan;
 use crate::proto::Frame;
 use crate::types::Event;
 
+#[derive(Clone, Debug, Default)]
 pub struct Limits {
     pub max_body_bytes: u64,
     /// Of request bodies that all exchanges hold together.
@@ -14,6 +16,8 @@ pub struct Limits {
     pub ask_headers: bool,
     /// Upper bounds of the buckets in which an answer's pauses are counted.
     pub gap_bounds: Rc<[f64]>,
+    /// Bodies that are scanned while they come in.
+    pub scan: Rc<ScanPlan>,
 }
 
 /// Bytes of request bodies that all exchanges of one thread hold together.

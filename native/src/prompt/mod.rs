@@ -5,8 +5,11 @@
 //! body has another shape, may be refused or leaves any other doubt, it says nothing, and those have to look.
 
 mod flat;
+mod scanning;
 mod shape;
 mod tokens;
+
+pub use scanning::{ScanPlan, Scanning};
 
 use crate::types::Api;
 use flat::FlatText;
@@ -24,12 +27,18 @@ pub struct Scanned {
     pub chain: Vec<u64>,
     /// Length of the flattened text.
     pub text_bytes: u64,
+    /// [start, end) of the messages' or the prompt's value in the body.
+    pub place: (usize, usize),
+    pub block_bytes: usize,
+    pub max_blocks: usize,
 }
 
 /// Feed every piece of one body; `finish` after the last.
 pub struct PromptScan {
     /// None: given up.
     state: Option<(Tokens, Shape)>,
+    block_bytes: usize,
+    max_blocks: usize,
     objects: usize,
     quotes: usize,
 }
@@ -42,7 +51,7 @@ impl PromptScan {
             let text = FlatText::new(block_bytes, max_blocks);
             (Tokens::default(), Shape::new(api == Api::Chat, text))
         });
-        PromptScan { state, objects: 0, quotes: 0 }
+        PromptScan { state, block_bytes, max_blocks, objects: 0, quotes: 0 }
     }
 
     pub fn push(&mut self, piece: &[u8]) {
@@ -58,8 +67,10 @@ impl PromptScan {
     pub fn finish(self) -> Option<Scanned> {
         let (tokens, shape) = self.state?;
         tokens.is_done().then_some(())?;
+        let place = tokens.prompt()?;
         let (chain, text_bytes) = shape.finish()?.finish()?;
-        Some(Scanned { chain, text_bytes })
+        let (block_bytes, max_blocks) = (self.block_bytes, self.max_blocks);
+        Some(Scanned { chain, text_bytes, place, block_bytes, max_blocks })
     }
 }
 

@@ -279,6 +279,11 @@ impl Shape {
         matches!(self.place(), Place::Tools | Place::ToolCalls)
     }
 
+    /// The next value is the messages or the prompt.
+    pub fn is_prompt(&self) -> bool {
+        matches!(self.place(), Place::Messages | Place::Prompt)
+    }
+
     pub fn raw_end(&mut self) -> Option<()> {
         if self.member == Place::ToolCalls {
             once(&mut self.has_tool_calls)?;

@@ -46,11 +46,20 @@ pub struct Tokens {
     held: Vec<u8>,
     /// Where a value that is kept as it stands began in this piece.
     raw_start: Option<usize>,
+    /// Bytes before this piece.
+    before: usize,
+    /// Where the messages or the prompt stand in the body; the end is 0 until it has come.
+    prompt: Option<(usize, usize)>,
 }
 
 impl Tokens {
     pub fn is_done(&self) -> bool {
         self.step == Step::Done
+    }
+
+    /// [start, end) of the messages' or the prompt's value in the body.
+    pub fn prompt(&self) -> Option<(usize, usize)> {
+        self.prompt.filter(|(_, end)| *end > 0)
     }
 
     /// None: not JSON, or nothing for the shape.
@@ -68,6 +77,7 @@ impl Tokens {
         if let Some(start) = self.raw_start {
             shape.raw.extend_from_slice(&data[start..]);
         }
+        self.before += data.len();
         Some(())
     }
 
@@ -107,6 +117,8 @@ impl Tokens {
     fn value(&mut self, byte: u8, at: usize, shape: &mut Shape) -> Option<()> {
         if shape.is_raw() {
             self.raw_start = Some(at);
+        } else if shape.is_prompt() {
+            self.prompt = Some((self.before + at, 0));
         }
         self.step = match byte {
             b'{' | b'[' if self.depth == MAX_DEPTH => return None,
@@ -133,6 +145,11 @@ impl Tokens {
             shape.raw.extend_from_slice(&data[start..at]);
             self.raw_start = None;
             shape.raw_end()?;
+        }
+        if let Some((_, end @ 0)) = &mut self.prompt
+            && self.depth == 1
+        {
+            *end = self.before + at;
         }
         self.step = if self.depth == 0 { Step::Done } else { Step::Next };
         Some(())
