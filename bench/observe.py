@@ -49,6 +49,8 @@ from epp.sim.profile import PROFILES, Profile
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = replace(PROFILES["llama-3.1-8b-h100"], prefill_token_s=100e-6)
 """As in bench/policy.py."""
+DEMO = PROFILES["llama-3.1-8b-h100"]
+"""As `epp demo` runs them."""
 SCRAPE_S = 0.1
 VIEWS = {"all": AnswerView.ALWAYS, "sampled": AnswerView.CHOICE, "ends": AnswerView.NEVER}
 BLIND = "blind"
@@ -85,7 +87,6 @@ class Watched:
             if self.request.stream and not self.router.blind:
                 self.sent.first_token(now)
         elif self.watch.observe and self.request.stream:
-            self.watch.settled = True
             self.sent.first_token(now)
             self.router.observation.first_token(self.watch, now)
 

@@ -98,6 +98,15 @@ class DueTokens:
         if watch.queued:
             self._stale += 1
             if self._stale > _STALE_MIN and 2 * self._stale > len(self.heap):
-                self.heap[:] = [item for item in self.heap if not item[2].settled]
-                heapq.heapify(self.heap)
-                self._stale = 0
+                self._clear_out()
+
+    def _clear_out(self) -> None:
+        kept = []
+        for item in self.heap:
+            if item[2].settled:
+                item[2].queued = False
+            else:
+                kept.append(item)
+        heapq.heapify(kept)
+        self.heap[:] = kept
+        self._stale = 0

@@ -126,13 +126,14 @@ class Observation:
             wanted = SAMPLE
         observe = wanted is not NONE and known is not Gateway.NEVER
         watch = Watch(cell, entry, wanted, observe, stream, tokens, now, output, trial)
-        if not observe:
-            self._unseen_at = now
-            if not timings.fresh(now):
-                cell.told.sent(tokens)
-                watch.patient = cell.told.wait(watch, now)
-        if uncached > 0 and not (observe and stream):
-            # An answer that is not streamed tells its first token only with its last.
+        if not timings.fresh(now):
+            cell.told.sent(tokens)
+            watch.patient = cell.told.wait(watch, now)
+        if observe and stream:
+            return watch
+        # An answer that is not streamed tells its first token only with its last.
+        self._unseen_at = now
+        if uncached > 0:
             delay = timings.delay(cell, tokens, now)
             self._dues.put(watch, now + (delay if delay < DELAY_MAX_S else DELAY_MAX_S))
         return watch
@@ -147,6 +148,7 @@ class Observation:
 
     def first_token(self, watch: Watch, now: float) -> None:
         """The answer's body has begun to come by."""
+        watch.settled = True
         if not watch.observe:
             self._say(self._gateways.ignored(now))
 

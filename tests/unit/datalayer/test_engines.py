@@ -224,3 +224,27 @@ def test_specs(text: str, spec: MetricSpec) -> None:
 def test_specs_that_are_none(text: str) -> None:
     with pytest.raises(ValueError, match="expected"):
         parse_spec(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("vllm", "vllm:time_to_first_token_seconds"),
+        ("sglang", "sglang:time_to_first_token_seconds"),
+        ("trtllm-serve", "trtllm_time_to_first_token_seconds"),
+    ],
+)
+def test_first_tokens_are_counted_over_all_ranks(name: str, metric: str) -> None:
+    lines = [
+        f'{metric}_bucket{{rank="{rank}",le="+Inf"}} 7\n{metric}_count{{rank="{rank}"}} 7\n'
+        f'{metric}_sum{{rank="{rank}"}} 1.5\n'
+        for rank in (0, 1)
+    ]
+    body = "".join(sorted("".join(lines).splitlines(keepends=True))).encode()
+    assert Reader(ENGINES[name]).first_tokens(body) == (14.0, 3.0)
+
+
+@pytest.mark.parametrize("body", [b"", b"vllm:time_to_first_token_seconds_count NaN\n"])
+def test_first_tokens_that_are_not_told(body: bytes) -> None:
+    assert Reader(ENGINES["vllm"]).first_tokens(body) is None
+    assert Reader(ENGINES["triton"]).first_tokens(body) is None

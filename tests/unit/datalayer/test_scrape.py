@@ -371,3 +371,30 @@ def test_gunzip_beyond_the_limit() -> None:
         gunzip(gzip.compress(b"x" * 1001), 1000)
     with pytest.raises(ValueError, match="no gzip"):
         gunzip(zlib.compress(b"x"), 1000)
+
+
+class Follower:
+    """Wants counts until it has some."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, float, float]] = []
+
+    @property
+    def wants_counts(self) -> bool:
+        return len(self.told) < 2
+
+    def first_tokens(self, slot: int, count: float, total_s: float, now: float) -> None:
+        self.told.append((slot, count, total_s))
+
+
+async def test_first_tokens_are_told_to_who_wants_them() -> None:
+    ttft = b"vllm:time_to_first_token_seconds_count 5\nvllm:time_to_first_token_seconds_sum 2.5\n"
+    async with up(lambda n: http(VLLM % n + ttft)) as server:
+        store = Watched()
+        store.put(server.port)
+        follower = Follower()
+        scrapes, _ = scraper(store, first_tokens=follower)
+        async with running(scrapes.run):
+            for _ in range(4):
+                await store.news.get()
+        assert follower.told == [(0, 5.0, 2.5)] * 2
