@@ -8,6 +8,8 @@ pub mod answer;
 pub mod blocks;
 pub mod counts;
 pub mod exchange;
+#[cfg(test)]
+mod faults;
 pub mod handoff;
 pub mod health;
 pub mod inbox;

@@ -77,6 +77,8 @@ struct State {
     send: Option<SendStream<Bytes>>,
     queue: VecDeque<Bytes>,
     queued_bytes: usize,
+    /// Of a message whose end has not come, as it counts against the budget.
+    partial_bytes: u64,
     close: Option<Close>,
     /// The peer has said all.
     heard: bool,
@@ -120,6 +122,7 @@ impl Stream {
                 send: None,
                 queue: VecDeque::new(),
                 queued_bytes: 0,
+                partial_bytes: 0,
                 close: None,
                 heard: false,
                 modes_known: false,
@@ -300,7 +303,9 @@ impl Stream {
 
     fn tell(&self, state: &mut State, mut event: Event, now: f64) {
         let core = &self.core;
-        state.told = true;
+        if core.fixed.is_none() {
+            state.told = true;
+        }
         match &mut event {
             Event::Decide { .. } => {
                 if let Some(route) = &core.fixed {
@@ -325,16 +330,16 @@ impl Stream {
                 }
             }
             Event::End { ending, .. } => {
-                state.told = false;
                 if state.faulty {
                     *ending = Ending::Error;
                 }
                 state.ending = Some(*ending);
-                if core.fixed.is_none() {
+                if std::mem::take(&mut state.told) {
                     core.handoff.push_end(self.id, event, state.answered, state.first_token);
                 }
             }
             Event::Headers { .. } | Event::Limited { .. } => {
+                state.told = true;
                 core.handoff.push(self.id, Up::Stream(event, None), true);
             }
         }
@@ -379,13 +384,24 @@ impl Stream {
                 }
                 return Poll::Pending;
             }
-            match state.inbox.take() {
+            let taken = state.inbox.take();
+            state.count_partial(&self.core.budget);
+            match taken {
                 Ok(Some(message)) => {
                     drop(state);
                     self.message(message);
                     continue;
                 }
-                Ok(None) => {}
+                Ok(None) => {
+                    let limit = self.core.options.max_buffered_bytes;
+                    if state.partial_bytes > 0 && self.core.budget.used() > limit {
+                        drop(state);
+                        if self.crowded_out(limit) {
+                            continue;
+                        }
+                        state = self.state.borrow_mut();
+                    }
+                }
                 Err(broken) => {
                     let (code, message) = refusal_of(&broken, self.core.options.max_message_bytes);
                     state.close = Some(Close::Fail { code, message });
@@ -412,6 +428,21 @@ impl Stream {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// Messages that are still coming in hold too much. False where the answer has begun, which is not refused.
+    fn crowded_out(&self, limit: u64) -> bool {
+        self.act(|state, now| {
+            let text = format!("requests that are being read hold more than {limit} bytes together");
+            state.exchange.limit(Limit::TooManyStreams, text, now, &mut state.out);
+        });
+        let mut state = self.state.borrow_mut();
+        if state.exchange.blocked() {
+            // It is not looked at any more.
+            state.inbox = Inbox::new(self.core.options.max_message_bytes);
+            state.count_partial(&self.core.budget);
+        }
+        state.exchange.blocked()
     }
 
     fn message(&self, message: Bytes) {
@@ -506,6 +537,7 @@ impl Stream {
         state.queue.clear();
         self.core.budget.give_back(state.queued_bytes as u64);
         state.queued_bytes = 0;
+        self.core.budget.give_back(std::mem::take(&mut state.partial_bytes));
         let mut code = code.unwrap_or("CANCELLED");
         if code == "OK" && state.ending == Some(Ending::ClientDisconnect) {
             code = "CANCELLED"; // a reset may show as the end of reading first
@@ -523,7 +555,8 @@ impl Stream {
             state.faulty = true;
             state.reset(Reason::INTERNAL_ERROR);
         }));
-        if catch_unwind(AssertUnwindSafe(|| self.finish(Some("INTERNAL"), false))).is_err() {
+        let _ = catch_unwind(AssertUnwindSafe(|| self.finish(Some("INTERNAL"), false)));
+        if self.core.streams.borrow_mut().remove(&self.id).is_some() {
             self.forget();
         }
         self.wake();
@@ -531,10 +564,10 @@ impl Stream {
 
     /// What `finish` does, without the exchange, which cannot be asked any more.
     fn forget(&self) {
-        self.core.streams.borrow_mut().remove(&self.id);
         self.core.counts.stream_closed("INTERNAL", self.core.now() - self.began_at);
         let Ok(mut state) = self.state.try_borrow_mut() else { return };
         self.core.budget.give_back(std::mem::take(&mut state.queued_bytes) as u64);
+        self.core.budget.give_back(std::mem::take(&mut state.partial_bytes));
         if std::mem::take(&mut state.told) {
             let end = Event::End { head: None, ending: Ending::Error, report: Box::default() };
             self.core.handoff.push(self.id, Up::Stream(end, None), false);
@@ -548,6 +581,13 @@ impl State {
             Some(send) => send.send_reset(reason),
             None => self.respond.send_reset(reason),
         }
+    }
+
+    fn count_partial(&mut self, budget: &Budget) {
+        let bytes = self.inbox.held_bytes() as u64;
+        budget.give_back(self.partial_bytes);
+        budget.take(bytes);
+        self.partial_bytes = bytes;
     }
 
     fn open_send(&mut self) -> Result<(), h2::Error> {
