@@ -25,12 +25,13 @@ from random import Random
 
 from epp.admission.attained import AttainedService, AttainedServiceParameters
 from epp.admission.band import BandSettings
-from epp.admission.control import FlowControl, FlowControlSettings
+from epp.admission.control import FlowControl
 from epp.admission.fairness import FairnessPolicy, GlobalStrict, RoundRobin
 from epp.admission.limits import Limits
 from epp.admission.order import EarliestDeadline, FirstCome, OrderingPolicy
 from epp.admission.registry import RegistrySettings
 from epp.admission.room import Slots
+from epp.admission.settings import FlowControlSettings
 from epp.admission.ticket import Ticket
 from epp.admission.vtc import TokenCounterParameters, VirtualTokenCounter
 from epp.scheduling.contract import NoParameters

@@ -8,6 +8,8 @@ from epp.admission.fairness import FairnessPolicy, GlobalStrict
 from epp.admission.flow import Flow
 from epp.admission.limits import BAND_LIMITS, Held, Limits
 from epp.admission.order import FirstCome, OrderingPolicy
+from epp.admission.retry import DrainRate
+from epp.admission.shares import Shares
 from epp.scheduling.contract import NoParameters
 
 
@@ -23,7 +25,17 @@ class BandSettings:
 class Band:
     """Single writer: the registry and FlowControl."""
 
-    __slots__ = ("fairness", "flows", "held", "idle_since", "in_flight", "order", "priority")
+    __slots__ = (
+        "fairness",
+        "flows",
+        "held",
+        "idle_since",
+        "in_flight",
+        "order",
+        "priority",
+        "rate",
+        "shares",
+    )
 
     def __init__(self, priority: int, settings: BandSettings, now: float) -> None:
         self.priority = priority
@@ -32,6 +44,8 @@ class Band:
         self.fairness = settings.fairness.for_band()
         self.flows: dict[str, Flow] = {}
         """By fairness id; also those with nothing waiting, until they are forgotten."""
+        self.shares = Shares(settings.limits)
+        self.rate = DrainRate(now)
         self.in_flight = 0
         """Dispatched and not finished."""
         self.idle_since = now

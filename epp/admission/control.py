@@ -11,38 +11,21 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Generic
 
 from epp.admission.band import Band
-from epp.admission.eviction import EvictionSettings, Reclaim
+from epp.admission.displacement import victims
+from epp.admission.eviction import Reclaim
 from epp.admission.flow import Flow
-from epp.admission.limits import UNLIMITED, Held, Limits
+from epp.admission.limits import Held
 from epp.admission.queue import Queue
-from epp.admission.registry import DEFAULT_FLOW, Registry, RegistrySettings
+from epp.admission.registry import DEFAULT_FLOW, Registry
 from epp.admission.retry import DrainRate, retry_after_s
 from epp.admission.room import Room
+from epp.admission.settings import FlowControlSettings
 from epp.admission.ticket import Outcome, Ticket, W
-from epp.admission.usage import StaticLimit, StaticLimitParameters, UsageLimitPolicy
-
-DEFAULT_TTL_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class FlowControlSettings:
-    """The defaults are the reference picker's."""
-
-    limits: Limits = UNLIMITED
-    """Of all bands together."""
-    ttl_s: float | None = DEFAULT_TTL_S
-    """How long a request waits; None for ever."""
-    no_endpoint_ttl_s: float | None = DEFAULT_TTL_S
-    """How long it waits while there is no endpoint; None as long as its TTL."""
-    usage: UsageLimitPolicy = field(default_factory=lambda: StaticLimit(StaticLimitParameters()))
-    eviction: EvictionSettings | None = None
-    """None: nothing that runs is aborted."""
-    registry: RegistrySettings = field(default_factory=RegistrySettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +103,25 @@ class FlowControl(Generic[W]):
         self._tickets[seq] = ticket
         self.held.add(size_bytes)
         band.held.add(size_bytes)
-        flow.waiting_bytes += size_bytes
         if ticket.deadline_at < inf:
             self._deadlines.push(ticket.deadline_at, seq)
-        queue = flow.queue
-        queue.push(band.order.order_key(ticket), seq)
-        if len(queue) == 1:
+        flow.push(band.order.order_key(ticket), ticket)
+        band.shares.grew(flow)
+        if len(flow.queue) == 1:
             registry.busy(flow)
             band.fairness.arrive(flow)
         else:
             self._head_may_differ(band, flow, seq)
         return ticket
+
+    def victims(self, priority: int, fairness_id: str, size_bytes: int) -> list[Ticket[W]]:
+        """Who could be sent away so that such a request, which `enqueue` would refuse, may wait."""
+        return [] if self.closed else victims(self.registry, self.held, priority, fairness_id, size_bytes)
+
+    def make_room(self, priority: int, fairness_id: str, size_bytes: int, now: float) -> list[Ticket[W]]:
+        """Send the victims away, as if the queue had been full when they came."""
+        victims = self.victims(priority, fairness_id, size_bytes)
+        return [self._drop(ticket, Outcome.REJECTED_CAPACITY, now) for ticket in victims]
 
     def cancel(self, ticket: Ticket[W], now: float) -> bool:
         """The client went away. False if the ticket had left the queue before."""
@@ -178,6 +169,9 @@ class FlowControl(Generic[W]):
             sent.append(ticket)
         self.saturation = room.saturation()
         self._rate.note(now, len(sent), backlog=bool(self._tickets))
+        for band in self.registry.bands:
+            count = sum(ticket.priority == band.priority for ticket in sent) if sent else 0
+            band.rate.note(now, count, backlog=bool(band.held.requests))
         return sent
 
     def placed(self, ticket: Ticket[W]) -> None:
@@ -250,10 +244,13 @@ class FlowControl(Generic[W]):
         return [self._drop(ticket, Outcome.EVICTED_OTHER, now) for ticket in list(self._tickets.values())]
 
     def retry_after_s(self, priority: int, chance: float) -> int:
-        """When a refused request of this priority should come back; `chance` in [0, 1)."""
-        at = self.registry.band(priority).priority
-        ahead = sum(band.held.requests for band in self.registry.bands if band.priority >= at)
-        return retry_after_s(ahead, self._rate.per_second(), chance)
+        """When a refused request of this priority should come back; `chance` in [0, 1). The later of: what
+        waits in its band and above, as fast as all drain; what waits in its band, as fast as that drains."""
+        own = self.registry.band(priority)
+        ahead = sum(band.held.requests for band in self.registry.bands if band.priority >= own.priority)
+        in_all = retry_after_s(ahead, self._rate.per_second(), chance)
+        rate = own.rate.per_second()
+        return in_all if rate is None else max(in_all, retry_after_s(own.held.requests, rate, chance))
 
     def _refusal(self, band: Band, size_bytes: int) -> Outcome | None:
         if self.closed:
@@ -314,10 +311,9 @@ class FlowControl(Generic[W]):
         ticket.outcome = outcome
         ticket.left_at = now
         del self._tickets[ticket.seq]
-        ticket.flow.queue.gone()
+        ticket.flow.gone(ticket)
         if ticket.deadline_at < inf:
             self._deadlines.gone()
-        ticket.flow.waiting_bytes -= ticket.size_bytes
         band.held.remove(ticket.size_bytes)
         self.held.remove(ticket.size_bytes)
 

@@ -29,11 +29,12 @@ class Held:
         self.requests = 0
         self.bytes = 0
 
-    def fits(self, size_bytes: int) -> bool:
+    def fits(self, size_bytes: int, less_requests: int = 0, less_bytes: int = 0) -> bool:
+        """One more fits, once so many others have left."""
         limits = self.limits
-        if limits.max_requests is not None and self.requests >= limits.max_requests:
+        if limits.max_requests is not None and self.requests - less_requests >= limits.max_requests:
             return False
-        return limits.max_bytes is None or self.bytes + size_bytes <= limits.max_bytes
+        return limits.max_bytes is None or self.bytes - less_bytes + size_bytes <= limits.max_bytes
 
     def add(self, size_bytes: int) -> None:
         self.requests += 1

@@ -72,6 +72,13 @@ class Registry:
     def band_of(self, flow: Flow) -> Band:
         return self._bands[flow.priority]
 
+    def known_flow(self, band: Band, fairness_id: str) -> Flow | None:
+        """Where such a request would wait; None for a flow that is yet to be made."""
+        flow = band.flows.get(fairness_id)
+        if flow is not None or self._may_have_own(fairness_id):
+            return flow
+        return band.flows.get(DEFAULT_FLOW)
+
     def flow(self, band: Band, fairness_id: str) -> Flow:
         """The flow of this id, made if need be; the default flow where there are too many."""
         flow = band.flows.get(fairness_id)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from epp.admission.band import BandSettings
-from epp.admission.control import FlowControl, FlowControlSettings
+from epp.admission.control import FlowControl
 from epp.admission.fairness import FairnessPolicy, GlobalStrict, RoundRobin
 from epp.admission.limits import BAND_LIMITS, Limits
 from epp.admission.order import FirstCome, OrderingPolicy
 from epp.admission.registry import RegistrySettings
 from epp.admission.room import Slots
+from epp.admission.settings import FlowControlSettings
 from epp.admission.ticket import Ticket
 from epp.admission.vtc import TokenCounterParameters, VirtualTokenCounter
 from epp.scheduling.contract import NoParameters

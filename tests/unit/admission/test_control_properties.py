@@ -17,13 +17,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from epp.admission.attained import AttainedService, AttainedServiceParameters
 from epp.admission.band import BandSettings
-from epp.admission.control import FlowControl, FlowControlSettings
+from epp.admission.control import FlowControl
 from epp.admission.eviction import EvictionSettings
 from epp.admission.fairness import FairnessPolicy
 from epp.admission.limits import Limits
 from epp.admission.order import EarliestDeadline, FirstCome, OrderingPolicy, SloDeadline
 from epp.admission.registry import DEFAULT_FLOW, RegistrySettings
 from epp.admission.room import Slots
+from epp.admission.settings import FlowControlSettings
 from epp.admission.ticket import Outcome, Ticket
 from epp.admission.vtc import TokenCounterParameters, VirtualTokenCounter
 from tests.unit.admission.flows import NOTHING, strict, turns
@@ -34,7 +35,6 @@ MAX_IDS = 2
 PRIORITIES = (10, 0, -5)
 FAIRNESS = ("strict", "turns", "counter", "attained")
 ORDERS: tuple[OrderingPolicy, ...] = (FirstCome(NOTHING), EarliestDeadline(NOTHING), SloDeadline(NOTHING))
-GONE = {Outcome.EVICTED_TTL, Outcome.EVICTED_NO_ENDPOINTS, Outcome.EVICTED_CONTEXT_CANCELLED}
 
 
 Arrival: TypeAlias = tuple[str, int, int, int, int, float | None, float | None]
@@ -125,6 +125,31 @@ class Interleavings(RuleBasedStateMachine):
     def arrive(self, burst: list[Arrival]) -> None:
         for arrival in burst:
             self.enqueue(*arrival)
+
+    @rule(arrival=ARRIVALS)
+    def take_a_place(self, arrival: Arrival) -> None:
+        """Where it would be refused, others may have to leave; then it fits."""
+        flow, priority, size = arrival[:3]
+        refused = self.control.refuses(priority, size)
+        named = self.control.victims(priority, flow, size)
+        gone = self.control.make_room(priority, flow, size, self.now)
+        assert gone == named
+        if not gone:
+            return
+        assert refused is not None
+        own = self.control.registry.band(priority)
+        (source,) = {ticket.flow for ticket in gone}
+        assert source.priority <= own.priority
+        there = [ticket.seq for ticket in self.waiting if ticket.flow is source]
+        assert sorted(ticket.seq for ticket in gone) == sorted(there)[-len(gone) :]
+        for ticket in gone:
+            self.left(ticket, Outcome.REJECTED_CAPACITY)
+        if source.priority == own.priority:
+            held = sum(ticket.flow is source for ticket in self.waiting)
+            assert held >= 1
+            assert source.fairness_id != flow
+        assert self.control.refuses(priority, size) is None
+        self.enqueue(*arrival)
 
     @rule(arrival=ARRIVALS, others=st.sampled_from(["a", "b", "c"]), count=st.integers(4, 15))
     def two_flood(self, arrival: Arrival, others: str, count: int) -> None:

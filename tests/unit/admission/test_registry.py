@@ -76,3 +76,41 @@ def test_refused_requests_leave_nothing_behind() -> None:
         assert flow.enqueue("x", 0.0, fairness_id=str(i)) is Outcome.REJECTED_CAPACITY
     assert flow.registry.fairness_ids == 0
     assert not flow.registry.band(0).flows
+
+
+def test_who_holds_little_takes_the_place_of_who_holds_most() -> None:
+    flow = control(band(limits=Limits(max_requests=6)))
+    for name in ["flood-1", "flood-2", "flood-3", "flood-4", "b-1", "b-2"]:
+        ask(flow, name)
+    assert flow.victims(0, "flood", 0) == []
+    assert [ticket.waiter for ticket in flow.victims(0, "c", 0)] == ["flood-4"]
+    (gone,) = flow.make_room(0, "c", 0, 1.0)
+    assert gone.outcome is Outcome.REJECTED_CAPACITY
+    ask(flow, "c-1")
+    # Two, two and three: nobody may take from the flood to hold as much as it has left.
+    assert [ticket.waiter for ticket in flow.victims(0, "c", 0)] == ["flood-3"]
+    flow.make_room(0, "c", 0, 1.0)
+    ask(flow, "c-2")
+    assert flow.victims(0, "c", 0) == []
+    assert send(flow, 9) == ["flood-1", "flood-2", "b-1", "b-2", "c-1", "c-2"]
+
+
+def test_a_long_body_takes_the_place_of_several() -> None:
+    flow = control(band(limits=Limits(max_bytes=100)))
+    for i in range(10):
+        ask(flow, f"flood-{i}", size_bytes=10)
+    assert [ticket.waiter for ticket in flow.victims(0, "b", 35)] == [f"flood-{i}" for i in (9, 8, 7, 6)]
+    assert flow.victims(0, "b", 60) == []
+    assert flow.victims(0, "b", 101) == []
+
+
+def test_important_work_takes_the_place_of_unimportant() -> None:
+    flow = control(bands={10: band(), -1: band()}, limits=Limits(max_requests=3))
+    for name, priority in [("a-1", -1), ("b-1", 0), ("a-2", -1)]:
+        ask(flow, name, priority=priority)
+    assert flow.victims(-1, "a", 0) == []
+    assert [ticket.waiter for ticket in flow.make_room(10, "a", 0, 0.0)] == ["a-2"]
+    ask(flow, "a-3", priority=10)
+    assert [ticket.waiter for ticket in flow.make_room(10, "a", 0, 0.0)] == ["a-1"]
+    flow.shutdown(0.0)
+    assert flow.victims(10, "a", 0) == []
