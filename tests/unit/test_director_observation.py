@@ -177,7 +177,8 @@ def test_a_gateway_that_ignores_overrides_is_found_out_and_named_once(
         "observe: ends: no answer is looked at; first tokens and usage are estimated (the gateway's body "
         "modes leave the choice to us)",
         "observe: ends: every answer is looked at (the gateway sends bodies that need not be sent: "
-        "allow_mode_override is off); docs/modes.md says which gateway settings 'ends' needs",
+        "allow_mode_override is off there, or it skips the answers' headers); docs/modes.md says which "
+        "gateway settings 'ends' needs",
     ]
     assert Page(house.page()).labels("epp_observation_mode") == [
         {"asked": "ends", "gateway": "no-override", "effect": "all"}

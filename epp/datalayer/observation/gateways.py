@@ -34,7 +34,7 @@ class Gateway(StrEnum):
     CHOICE = "choice"
     """It sends those that we ask for."""
     NO_OVERRIDE = "no-override"
-    """It would, but for allow_mode_override."""
+    """It would, but for allow_mode_override, or because it does not ask us at the answers' headers."""
     NEVER = "never"
     """It sends none."""
 
@@ -47,7 +47,8 @@ _KINDS = {
 _WORDS = {
     Gateway.ALWAYS: "the gateway sends the body of every answer",
     Gateway.CHOICE: "the gateway's body modes leave the choice to us",
-    Gateway.NO_OVERRIDE: "the gateway sends bodies that need not be sent: allow_mode_override is off",
+    Gateway.NO_OVERRIDE: "the gateway sends bodies that need not be sent: allow_mode_override is off there, "
+    "or it skips the answers' headers",
     Gateway.NEVER: "the gateway sends no answer's body",
 }
 _DONE = {

@@ -16,7 +16,7 @@ _SPREAD_MIN_S = 0.002
 _STIFF_TOKENS = 400.0
 """How far prompts must differ in length for a slope of their own: with one length in all samples, the slope
 is that of the wider fit."""
-_TOKEN_MAX_S = 0.01
+TOKEN_MAX_S = 0.01
 """A hundred tokens a second is slower than any engine worth a picker."""
 
 
@@ -58,8 +58,8 @@ class Line:
         stiff = _STIFF_TOKENS * _STIFF_TOKENS / self._w
         spread_xx = max(0.0, self._xx / self._w - x * x)
         slope = (self._xy / self._w - x * y + stiff * wider_token_s) / (spread_xx + stiff)
-        self.token_s = min(max(slope, 0.0), _TOKEN_MAX_S)
+        self.token_s = min(max(slope, 0.0), TOKEN_MAX_S)
         self.base_s = y - self.token_s * x
         if self.base_s < 0.0:  # then through the origin
             self.base_s = 0.0
-            self.token_s = min(self._xy / self._xx, _TOKEN_MAX_S)
+            self.token_s = min(self._xy / self._xx, TOKEN_MAX_S)

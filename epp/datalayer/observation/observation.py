@@ -155,15 +155,11 @@ class Observation:
     def ended(self, watch: Watch, request: Request, report: Report, status: int, now: float) -> None:
         """The request is over. `status` 0: its answer never began, or its headers are not shown."""
         self._dues.ended(watch)
-        observed = report.observed
-        if observed:
-            if report.override_ignored:
-                self._say(self._gateways.ignored(now))
-        elif watch.trial and watch.begun and status < 300:
-            self._say(self._gateways.obeyed())
-        if not observed:
+        if not report.observed:
             if not watch.begun and self._dues.heads_come:
                 return
+            if watch.trial and status < 300:
+                self._say(self._gateways.obeyed())
             if watch.wanted is NONE:
                 self._unseen += 1
             else:
@@ -172,6 +168,8 @@ class Observation:
             if status < 300:
                 self._usages.unseen(request.target_model, request.input_tokens, watch.expected_output)
             return
+        if not watch.observe:
+            self._say(self._gateways.ignored(now))
         self._count("true", watch.wanted)
         if status >= 300:
             return
@@ -179,7 +177,9 @@ class Observation:
         if usage.prompt_tokens is not None:
             self._usages.saw(request.target_model, request.input_tokens, usage.prompt_tokens)
         if watch.streamed and report.first_at > watch.sent_at:
-            self._timings.saw(watch.cell, watch.tokens, report.first_at - watch.sent_at, now)
+            # Only where the endpoint that was chosen served it, and is still there.
+            if self._timings.cell(watch.entry.slot, request.target_model) is watch.cell:
+                self._timings.saw(watch.cell, watch.tokens, report.first_at - watch.sent_at, now)
 
     @property
     def wants_counts(self) -> bool:

@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
+from epp.datalayer.observation.line import TOKEN_MAX_S
+
 _DECAY = 0.98
 """Of what was known, kept at each first token."""
 _ENOUGH = 4.0
 """Requests, ours and the engine's, from which on it is believed."""
 _LIVE_S = 2.0
 """Counts that are older say nothing of now."""
-_TOKEN_MAX_S = 0.01
 _DEBT_MAX = 8.0
+_QUEUE = 4096
+"""Requests that wait for counts; more only where an engine's counts stand still."""
 _MOSTLY = 0.8
 """From this share on all first tokens are taken for ours: what is on its way makes it waver."""
 
@@ -52,7 +55,7 @@ class Told:
         self._ours = self._tokens = 0.0
         self._new = self._new_tokens = 0.0
         """Of ours, since the last count."""
-        self._queue: deque[Waiting] = deque()
+        self._queue: deque[Waiting] = deque(maxlen=_QUEUE)
         """In the order in which they were sent."""
         self._credit = 0.0
         """First tokens that were counted and not given to a request; below 0 where counts have to follow."""
@@ -105,7 +108,7 @@ class Told:
         if self.enough:
             mean_s = self._seconds / self._theirs
             self.base_s = min(self._base_s, 0.5 * mean_s)
-            self.token_s = min((mean_s - self.base_s) * self._ours / self._tokens, _TOKEN_MAX_S)
+            self.token_s = min((mean_s - self.base_s) * self._ours / self._tokens, TOKEN_MAX_S)
 
     def _give(self, new: float) -> None:
         queue = self._queue
