@@ -2,6 +2,15 @@
 #   docker run -p 9002:9002 -p 9003:9003 -v ./epp.yaml:/etc/epp/epp.yaml epp --config-file /etc/epp/epp.yaml --pool-name pool
 ARG PYTHON=3.13
 
+# The compiled transport. Built on an older system than it runs on, so that it finds its libc there.
+FROM rust:1-slim-bookworm AS native
+RUN apt-get update && apt-get install --yes --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/maturin && /opt/maturin/bin/pip install --quiet "maturin>=1.9,<2"
+WORKDIR /src
+COPY native ./
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
+    /opt/maturin/bin/maturin build --quiet --release --locked --out /wheels
+
 FROM python:${PYTHON}-slim AS build
 WORKDIR /src
 RUN --mount=type=cache,target=/root/.cache/pip python -m pip install --quiet "uv>=0.9,<1"
@@ -12,11 +21,12 @@ COPY pyproject.toml requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv venv --no-project /opt/epp \
     && uv pip install --quiet --python /opt/epp/bin/python --only-binary :all: -r pyproject.toml -c requirements.lock
+COPY --from=native /wheels /tmp/native
 COPY README.md ./
 COPY epp ./epp
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv build --quiet --wheel --out-dir /tmp/wheel \
-    && uv pip install --quiet --python /opt/epp/bin/python --no-deps /tmp/wheel/*.whl \
+    && uv pip install --quiet --python /opt/epp/bin/python --no-deps /tmp/wheel/*.whl /tmp/native/*.whl \
     && /opt/epp/bin/epp --version
 
 FROM python:${PYTHON}-slim
