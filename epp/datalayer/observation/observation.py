@@ -177,9 +177,9 @@ class Observation:
         if usage.prompt_tokens is not None:
             self._usages.saw(request.target_model, request.input_tokens, usage.prompt_tokens)
         if watch.streamed and report.first_at > watch.sent_at:
-            # Only where the endpoint that was chosen served it, and is still there.
-            if self._timings.cell(watch.entry.slot, request.target_model) is watch.cell:
-                self._timings.saw(watch.cell, watch.tokens, report.first_at - watch.sent_at, now)
+            here = self._timings.cell(watch.entry.slot, request.target_model)
+            if here is watch.cell:  # the endpoint that was chosen served it, and is still there
+                self._timings.saw(here, watch.tokens, report.first_at - watch.sent_at, now)
 
     @property
     def wants_counts(self) -> bool:
