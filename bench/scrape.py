@@ -65,7 +65,7 @@ def free_port() -> int:
         return port
 
 
-def envoy_config(port: int, bodies: dict[str, Path]) -> dict[str, object]:
+def envoy_config(address: str, port: int, bodies: dict[str, Path]) -> dict[str, object]:
     routes = [
         {"match": {"path": path}, "direct_response": {"status": 200, "body": {"filename": str(file)}}}
         for path, file in bodies.items()
@@ -89,14 +89,14 @@ def envoy_config(port: int, bodies: dict[str, Path]) -> dict[str, object]:
     }
     listener = {
         "name": "metrics",
-        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "address": {"socket_address": {"address": address, "port_value": port}},
         "filter_chains": [{"filters": [{"name": "http", "typed_config": http}]}],
     }
     return {"static_resources": {"listeners": [listener]}}
 
 
 @asynccontextmanager
-async def responder(bodies: dict[str, bytes]) -> AsyncIterator[int]:
+async def responder(bodies: dict[str, bytes], address: str = "127.0.0.1") -> AsyncIterator[int]:
     """A native server of the bodies by path, on one worker; yields its port."""
     with tempfile.TemporaryDirectory() as folder:
         files = {}
@@ -105,7 +105,7 @@ async def responder(bodies: dict[str, bytes]) -> AsyncIterator[int]:
             files[path].write_bytes(content)
         port = free_port()
         config = Path(folder) / "envoy.json"
-        config.write_text(json.dumps(envoy_config(port, files)))
+        config.write_text(json.dumps(envoy_config(address, port, files)))
         arguments = [ENVOY, "-c", config, "--concurrency", "1", "-l", "error", "--disable-hot-restart"]
         process = subprocess.Popen(arguments)
         try:
