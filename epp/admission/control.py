@@ -9,7 +9,7 @@ and the usage-limit policy how full it may be for each band; where a band may no
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -45,7 +45,8 @@ class FlowControl(Generic[W]):
         """All that wait, in order of arrival."""
         self._deadlines: Queue[float] = Queue(self._tickets)
         self._next_seq = 0
-        self._reclaim = Reclaim(settings.eviction) if settings.eviction is not None else None
+        self.reclaim = Reclaim(settings.eviction) if settings.eviction is not None else None
+        """None where nothing that runs is aborted."""
         self._blocked: _Blocked | None = None
         self._rate = DrainRate(now)
         self._empty_since: float | None = None
@@ -106,12 +107,12 @@ class FlowControl(Generic[W]):
         if ticket.deadline_at < inf:
             self._deadlines.push(ticket.deadline_at, seq)
         flow.push(band.order.order_key(ticket), ticket)
-        band.shares.grew(flow)
         if len(flow.queue) == 1:
             registry.busy(flow)
             band.fairness.arrive(flow)
         else:
             self._head_may_differ(band, flow, seq)
+        band.shares.grew(flow)
         return ticket
 
     def victims(self, priority: int, fairness_id: str, size_bytes: int) -> list[Ticket[W]]:
@@ -169,9 +170,9 @@ class FlowControl(Generic[W]):
             sent.append(ticket)
         self.saturation = room.saturation()
         self._rate.note(now, len(sent), backlog=bool(self._tickets))
+        counts = Counter(ticket.priority for ticket in sent)
         for band in self.registry.bands:
-            count = sum(ticket.priority == band.priority for ticket in sent) if sent else 0
-            band.rate.note(now, count, backlog=bool(band.held.requests))
+            band.rate.note(now, counts[band.priority], backlog=bool(band.held.requests))
         return sent
 
     def placed(self, ticket: Ticket[W]) -> None:
@@ -210,14 +211,14 @@ class FlowControl(Generic[W]):
         flow.in_flight -= 1
         band.in_flight -= 1
         self.in_flight -= 1
-        if self._reclaim is not None:
-            self._reclaim.ended(ticket, now)
+        if self.reclaim is not None:
+            self.reclaim.ended(ticket, now)
         self.registry.rest(flow, now)
 
     def evict(self, now: float) -> Sequence[Ticket[W]]:
         """Running requests to abort, for the highest band that the last drain left waiting because the pool
         is full. Ask after each `dispatch`; each of them still ends with `finished`."""
-        blocked, reclaim = self._blocked, self._reclaim
+        blocked, reclaim = self._blocked, self.reclaim
         if blocked is None or reclaim is None or not reclaim.ready(now):
             return ()
         victim = reclaim.victim_priority()
@@ -289,8 +290,8 @@ class FlowControl(Generic[W]):
             fairness.advance(flow)
         else:
             fairness.leave(flow)
-        if self._reclaim is not None:
-            self._reclaim.sent(ticket)
+        if self.reclaim is not None:
+            self.reclaim.sent(ticket)
         return ticket
 
     def _drop(self, ticket: Ticket[W], outcome: Outcome, now: float) -> Ticket[W]:

@@ -77,6 +77,10 @@ class Reclaim:
         """Nothing is aborted before this."""
         self.target = 0.0
         """How much saturation was to be given back at the last decision."""
+        self.pending = 0.0
+        """How much saturation the aborted ones will give back that the metrics do not show yet."""
+        self.timed_out = 0
+        """Aborted requests that did not end in time, since the start."""
 
     def sent(self, ticket: Ticket[Any]) -> None:
         if self._settings.filter.evictable(ticket):
@@ -89,11 +93,6 @@ class Reclaim:
         if self._revoked.pop(ticket.seq, None) is not None:
             self._open_at = max(self._open_at, now + self._settings.grace_s)
 
-    @property
-    def pending(self) -> int:
-        """Requests that were aborted and have not ended."""
-        return len(self._revoked)
-
     def victim_priority(self) -> int | None:
         """Of the one that would be aborted next."""
         first = self._order.first()
@@ -103,8 +102,12 @@ class Reclaim:
         """All that were aborted have ended, or had time enough, and the metrics can know."""
         for seq in [s for s, at in self._revoked.items() if now - at >= self._settings.timeout_s]:
             del self._revoked[seq]
+            self.timed_out += 1
             self._open_at = now + self._settings.grace_s
-        return not self._revoked and now >= self._open_at
+        if self._revoked or now < self._open_at:
+            return False
+        self.pending = 0.0
+        return True
 
     def choose(
         self, now: float, *, priority: int, saturation: float, ceiling: float, in_flight: int
@@ -114,17 +117,19 @@ class Reclaim:
         if in_flight <= 0 or saturation <= 0.0:
             return chosen
         self.target = saturation - ceiling
+        each = saturation / in_flight
         # It is sent below the ceiling, not at it: one at least.
-        wanted = max(1, ceil(self.target / (saturation / in_flight)))
+        wanted = max(1, ceil(self.target / each))
         for _ in range(min(wanted, self._settings.most_at_once)):
             first = self._order.first()
             if first is None or self._victims[first[1]].priority >= priority:
                 break
             ticket = self._victims.pop(first[1])
             self._order.gone()
-            ticket.revoked = True
+            ticket.revoked_at = now
             self._revoked[ticket.seq] = now
             chosen.append(ticket)
+        self.pending = each * len(chosen)
         return chosen
 
 

@@ -153,7 +153,9 @@ class Registry:
 
     def _drop(self, flow: Flow) -> None:
         fairness_id = flow.fairness_id
-        del self._bands[flow.priority].flows[fairness_id]
+        band = self._bands[flow.priority]
+        del band.flows[fairness_id]
+        band.shares.forget(flow)
         if self._counts(fairness_id):
             self._ids[fairness_id] -= 1
             if not self._ids[fairness_id]:

@@ -22,6 +22,9 @@ class Shares:
     def grew(self, flow: Flow) -> None:
         self._largest.set(flow, -self.of(flow))
 
+    def forget(self, flow: Flow) -> None:
+        self._largest.discard(flow)
+
     def of(self, flow: Flow, requests: int = 0, size_bytes: int = 0) -> float:
         """What it holds, with so many more."""
         by_requests = (len(flow.queue) + requests) / self._max_requests

@@ -30,7 +30,8 @@ class Ticket(Generic[W]):
 
     __slots__ = (
         "charged_output", "deadline_at", "ended", "enqueued_at", "expected_output", "flow", "input_tokens",
-        "left_at", "outcome", "placed", "received_at", "revoked", "seq", "size_bytes", "ttft_slo_s", "waiter",
+        "left_at", "outcome", "placed", "received_at", "revoked_at", "seq", "size_bytes", "ttft_slo_s",
+        "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -66,8 +67,8 @@ class Ticket(Generic[W]):
         """When the outcome was set; for a dispatched one, when it was dispatched."""
         self.placed = False
         """The ledger counts it, so the pool's load includes it."""
-        self.revoked = False
-        """Chosen to be aborted in favour of more important work."""
+        self.revoked_at = inf
+        """When it was chosen to be aborted in favour of more important work."""
         self.ended = False
         """Dispatched and over."""
         self.charged_output = 0
@@ -77,6 +78,10 @@ class Ticket(Generic[W]):
     def priority(self) -> int:
         """Of the band in which it waits."""
         return self.flow.priority
+
+    @property
+    def revoked(self) -> bool:
+        return self.revoked_at < inf
 
     @property
     def waited_s(self) -> float:

@@ -20,6 +20,7 @@ from epp.admission.band import BandSettings
 from epp.admission.control import FlowControl
 from epp.admission.eviction import EvictionSettings
 from epp.admission.fairness import FairnessPolicy
+from epp.admission.flow import Flow
 from epp.admission.limits import Limits
 from epp.admission.order import EarliestDeadline, FirstCome, OrderingPolicy, SloDeadline
 from epp.admission.registry import DEFAULT_FLOW, RegistrySettings
@@ -112,10 +113,10 @@ class Interleavings(RuleBasedStateMachine):
         self.output: dict[int, int] = {}
         """What each request will generate."""
         self.empty_since: float | None = None
-        self.since: dict[tuple[object, object], int] = {}
+        self.since: dict[tuple[Flow, Flow], int] = {}
         """For ordered pairs of flows: turns of the second since the first last went or came."""
-        self.service: dict[object, float] = {}
-        self.both_wait: dict[tuple[object, object], float] = {}
+        self.service: dict[Flow, float] = {}
+        self.both_wait: dict[tuple[Flow, Flow], float] = {}
         """For pairs of flows that wait: how far apart their service was when that began."""
         self.longest_input = 0.0
         self.most_owed = 0.0
@@ -329,7 +330,7 @@ class Interleavings(RuleBasedStateMachine):
             ticket.flow.fairness_id, 1.0
         )
 
-    def gap(self, one: object, other: object) -> float:
+    def gap(self, one: Flow, other: Flow) -> float:
         return self.service.get(one, 0.0) - self.service.get(other, 0.0)
 
     @precondition(lambda self: self.running)

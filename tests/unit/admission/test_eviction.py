@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from epp.admission.control import FlowControl
 from epp.admission.eviction import EvictionSettings
 from epp.admission.room import Rising, Slots
@@ -10,7 +14,7 @@ from epp.admission.usage import StaticLimit, StaticLimitParameters
 from tests.unit.admission.flows import ask, band, control
 
 
-def full(*running: tuple[str, int], **settings: object) -> tuple[FlowControl[str], list[Ticket[str]]]:
+def full(*running: tuple[str, int], **settings: Any) -> tuple[FlowControl[str], list[Ticket[str]]]:
     """Requests that run, sent one a second, and a pool with no room for more."""
     bands = {priority: band() for priority in (10, 0, -1, -2)}
     flow = control(bands=bands, eviction=EvictionSettings(), **settings)
@@ -50,7 +54,10 @@ def test_nothing_is_aborted_for_work_that_is_no_more_important() -> None:
 def test_at_most_two_at_once_and_then_it_waits_for_what_that_gave() -> None:
     flow, tickets = full(*[(f"low-{i}", -1) for i in range(6)])
     ask(flow, "urgent", 10.0, priority=10)
+    assert flow.reclaim is not None
     assert abort(flow, 10.0, load=3.0) == ["low-5", "low-4"]
+    assert flow.reclaim.target == pytest.approx(2.0)
+    assert flow.reclaim.pending == pytest.approx(1.0)
     assert abort(flow, 11.0, load=3.0) == []
     flow.finished(tickets[5], 11.0)
     assert abort(flow, 12.0, load=3.0) == []
@@ -65,6 +72,8 @@ def test_one_that_does_not_end_counts_as_ended_after_a_while() -> None:
     assert abort(flow, 10.0) == ["low-1"]
     assert abort(flow, 19.9) == []
     assert abort(flow, 20.0) == []
+    assert flow.reclaim is not None
+    assert flow.reclaim.timed_out == 1
     assert abort(flow, 20.5) == ["low-0"]
     assert abort(flow, 99.0) == []
 

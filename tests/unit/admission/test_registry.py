@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+
+import pytest
+
+from epp.admission.attained import AttainedService, AttainedServiceParameters
+from epp.admission.fairness import FairnessPolicy
+from epp.admission.flow import Flow
 from epp.admission.limits import Limits
+from epp.admission.room import Slots
 from epp.admission.ticket import Outcome
-from tests.unit.admission.flows import ask, band, control, send
+from tests.unit.admission.flows import ask, band, control, counter, send, strict, turns
 
 
 def test_an_unknown_priority_waits_in_band_0() -> None:
@@ -68,6 +76,25 @@ def test_an_id_is_free_again_when_all_its_flows_were_idle_for_long() -> None:
     flow.expire(1_301.0)
     assert flow.registry.fairness_ids == 0
     assert ask(flow, "b").flow.fairness_id == "b"
+
+
+@pytest.mark.parametrize(
+    "fairness", [strict(), turns(), counter(a=2.0), AttainedService(AttainedServiceParameters())]
+)
+def test_little_is_kept_of_forgotten_flows(fairness: FairnessPolicy) -> None:
+    flow = control(band(fairness))
+    for i in range(1_200):
+        ask(flow, f"gone{i % 400}-x")
+    for ticket in flow.dispatch(0.0, Slots(1_000)):
+        flow.finished(ticket, 0.0, output_tokens=1)
+    del ticket
+    flow.expire(100.0)
+    flow.expire(1_000.0)
+    ask(flow, "other", 1_000.0)
+    send(flow, 1, 1_000.0)
+    gc.collect()
+    left = [one for one in gc.get_objects() if isinstance(one, Flow) and one.fairness_id.startswith("gone")]
+    assert len(left) <= 40
 
 
 def test_refused_requests_leave_nothing_behind() -> None:
