@@ -50,7 +50,7 @@ log = logging.getLogger("epp.app")
 _QUIET_S = 3.0
 """A picker without open streams goes this long after SIGTERM: gateways check health every second or two."""
 _TICK_S = 0.05
-_TIMED_EVERY = 8
+_TIMED_EVERY = 32
 """Plugins are timed in one of so many decisions: timing them all costs a tenth of a decision."""
 
 
@@ -145,7 +145,7 @@ class App:
             decisions=self.decisions,
             settings=Settings(options.subset_filter, options.emit_scores, own.reasons_header),
             clock=monotonic,
-            seed=lambda: chance.getrandbits(32),
+            seed=partial(chance.getrandbits, 32),
         )
         self.health = Health(lambda: not self.missing())
         self.transport = self._transport(director, own)

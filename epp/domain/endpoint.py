@@ -42,12 +42,13 @@ class Endpoint:
     labels: Mapping[str, str] = field(default_factory=lambda: NO_LABELS)
     metrics_port: int = 0
 
-    @property
-    def key(self) -> str:
-        """`namespace/name`, unique in a pool."""
-        return f"{self.namespace}/{self.name}"
+    key: str = field(init=False)
+    """`namespace/name`, unique in a pool."""
+    authority: str = field(init=False)
+    """`ip:port` as Envoy wants it; IPv6 in brackets."""
 
-    @property
-    def authority(self) -> str:
-        """`ip:port` as Envoy wants it; IPv6 in brackets."""
-        return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"
+    def __post_init__(self) -> None:
+        # Asked for at every request.
+        object.__setattr__(self, "key", f"{self.namespace}/{self.name}")
+        ip = f"[{self.ip}]" if ":" in self.ip else self.ip
+        object.__setattr__(self, "authority", f"{ip}:{self.port}")

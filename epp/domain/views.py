@@ -55,7 +55,7 @@ class Ending(StrEnum):
     """We were shutting down and the deadline passed."""
 
 
-class AnswerPlan(Struct, frozen=True):
+class AnswerPlan(Struct, frozen=True, gc=False):
     """What the door does with the model server's answer by itself, so that nobody need be asked meanwhile."""
 
     api: Api = Api.OPAQUE
@@ -72,7 +72,7 @@ class AnswerPlan(Struct, frozen=True):
     """False: the gateway need not send the answer's body, if its modes leave that open."""
 
 
-class Route(Struct, frozen=True):
+class Route(Struct, frozen=True, gc=False):
     """The director's yes: what the door tells Envoy."""
 
     destination: str
@@ -92,7 +92,7 @@ class Route(Struct, frozen=True):
 Verdict: TypeAlias = Route | Answer
 
 
-class AnswerHead(Struct, frozen=True):
+class AnswerHead(Struct, frozen=True, gc=False):
     """What the answer's headers tell."""
 
     status: int
@@ -109,7 +109,7 @@ class AnswerHead(Struct, frozen=True):
     """The gateway's own answer, because the model server gave none."""
 
 
-class Report(Struct, frozen=True):
+class Report(Struct, frozen=True, gc=False):
     """What was seen of an answer's body."""
 
     observed: bool = False

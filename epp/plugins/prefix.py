@@ -82,8 +82,8 @@ class ApproximatePrefix:
             self._index.match(chain, lengths)
             total += len(chain) // HASH_BYTES
         matched = lengths[snapshot.slots]
-        cycle.prefix[self._name] = PrefixMatch(matched, total, self._block)
-        cycle.columns[PREFIX_TOKENS] = np.minimum(matched * self._block, request.input_tokens)
+        match = cycle.prefix[self._name] = PrefixMatch(matched, total, self._block)
+        cycle.columns[PREFIX_TOKENS] = match.tokens(request.input_tokens)
 
     def chosen(self, cycle: Cycle, decision: Decision) -> None:
         chains = cycle.state.get(self._name)
@@ -138,10 +138,10 @@ class ApproximatePrefix:
     def _learn(self, snapshot: Snapshot, slot: int, chains: list[bytes]) -> None:
         capacity = self._p.lru_capacity_per_server
         if self._p.auto_tune:
-            row = (snapshot.slots == slot).nonzero()[0]
-            if len(row):
+            row = int((snapshot.slots == slot).argmax())
+            if snapshot.slots[row] == slot:
                 # Engines count in blocks of their own size, we in ours.
-                tokens = int(snapshot.num_blocks[row[0]]) * int(snapshot.block_size[row[0]])
+                tokens = int(snapshot.num_blocks[row]) * int(snapshot.block_size[row])
                 capacity = tokens // self._block or capacity
         for chain in chains:
             self._index.learn(slot, chain, capacity)

@@ -158,7 +158,7 @@ class ExpectedWork:
     def _price(self, running: Floats) -> Floats:
         """Of a token that an endpoint lacks and another has: 1 where nothing runs, the full weight from the
         average on."""
-        average = float(np.add.reduce(running)) / len(running)
+        average = float(running.sum()) / len(running)
         price: Floats = running * ((self._p.uncached_weight - 1.0) / max(1.0, average))
         price += _ONE
         np.minimum(price, self._uncached_weight, out=price)

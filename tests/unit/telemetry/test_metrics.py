@@ -46,6 +46,7 @@ def busy() -> Metrics:
             cached_tokens=2,
         )  # fmt: skip
     metrics.watch_answers(Answers())
+    metrics.watch_transport("native", lambda: metrics.handoffs([0, 2] + [0] * 11, 0.0002))
     metrics.scheduled(0.0003, "t", endpoint(1))
     metrics.scheduled(0.0004, "t", None)
     metrics.plugin_seconds("scorer", "queue-scorer", "q", 0.00005)
