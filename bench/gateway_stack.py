@@ -94,13 +94,13 @@ class Stack:
         return self._targets[_key(name, cell)]
 
     def _target(self, name: str, config: Path) -> Target:
+        served = None if name == "plain" else self._picker(name)
         port, admin = free_port(), free_port()
-        if name == "plain":
+        if served is None:
             values: dict[str, Value] = {"admin": admin, "listener": port, "engine": self._engines[0]}
             gateway = self._envoy(ROOT / "bench/envoy/plain.yaml", values)
             picker = None
         else:
-            served = self._picker(name)
             values = {"admin": admin, "listener": port, "listener_address": "127.0.0.1"}
             values |= {"epp": served.grpc, "epp_health": served.health}
             gateway, picker = self._envoy(config, values), served.child

@@ -23,6 +23,7 @@ from epp.cli.envoyfile import Value, render
 ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy" / "envoy"
 BIN = Path(sys.executable).parent
+_given_ports: set[int] = set()
 
 
 class StackError(RuntimeError):
@@ -34,8 +35,11 @@ def free_port() -> int:
     chance = random.SystemRandom()
     for _ in range(1000):
         port = chance.randrange(12_000, 32_000)
+        if port in _given_ports:  # whoever asked for it may not have bound it yet
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _given_ports.add(port)
             return port
     raise StackError("no free port on loopback")
 
