@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.wire.transports import TRANSPORTS
+
+from . import rig
+
 HERE = Path(__file__).parent
 
 
@@ -13,3 +17,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.envoy)
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS, autouse=True)
+def transport(request: pytest.FixtureRequest) -> str:
+    """Every test runs over every transport; fixtures that keep a stack for a module must ask for this one."""
+    rig.transport = request.param
+    return rig.transport

@@ -21,6 +21,10 @@ SERVED = "x-gateway-destination-endpoint-served"
 REWRITE = "x-gateway-model-name-rewrite"
 
 
+transport = "auto"
+"""Of the pickers that are started; set by the fixture of the same name."""
+
+
 def chat(prompt: str = "hello", **more: object) -> dict[str, object]:
     return {"model": "base", "messages": [{"role": "user", "content": prompt}], **more}
 
@@ -108,6 +112,7 @@ async def rig(
     async with contextlib.AsyncExitStack() as live:
         for engine in pool:
             live.push_async_callback(engine.stop)
+        flags = ("--transport", transport, *flags)
         served = await asyncio.to_thread(epp_serve, addresses, directory, flags=flags, secure=secure)
         live.callback(served.stop_now)
         filled: dict[str, Value] = {

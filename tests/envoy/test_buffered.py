@@ -18,7 +18,7 @@ LIMIT_BYTES = 300_000
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Rig]:
+async def shared(tmp_path_factory: pytest.TempPathFactory, transport: str) -> AsyncIterator[Rig]:
     directory = tmp_path_factory.mktemp("buffered")
     async with rig(directory, "buffered.yaml", values={"buffer_limit": LIMIT_BYTES}) as running:
         yield running
