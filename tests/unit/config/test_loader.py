@@ -247,7 +247,8 @@ def test_how_answers_are_observed() -> None:
     assert load("epp: {observe: sampled}\n").own.observe == Observe(mode="sampled")
     own = load(
         "epp:\n  observe:\n    mode: ends\n    sampleInterval: 2s\n    samplesPerSecond: 3\n"
-        "    prefillTokensPerSecond: 20000\n    always: {header: X-Bill-Me, models: [a], objectives: [paid]}\n"
+        "    prefillTokensPerSecond: 20000\n"
+        "    always: {header: X-Bill-Me, models: [a], objectives: [paid]}\n"
     ).own.observe
     assert (own.mode, own.sample_interval, own.samples_per_second) == ("ends", 2.0, 3.0)
     assert own.prefill_tokens_per_second == 20_000

@@ -193,7 +193,8 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}]}]
         ),
         (
             "epp: {observe: sample}\n",
-            "c:3:16: epp.observe: 'sample' is not 'auto', 'all', 'sampled' or 'ends'; did you mean 'sampled'?",
+            "c:3:16: epp.observe: 'sample' is not 'auto', 'all', 'sampled' or 'ends'; "
+            "did you mean 'sampled'?",
         ),
         (
             "epp: {observe: {mode: some}}\n",
