@@ -14,6 +14,7 @@ from collections import deque
 from typing import Protocol
 
 from epp.datalayer.observation.line import TOKEN_MAX_S
+from epp.domain.snapshot import NEVER
 
 _DECAY = 0.98
 """Of what was known, kept at each first token."""
@@ -21,6 +22,8 @@ _ENOUGH = 4.0
 """Requests, ours and the engine's, from which on it is believed."""
 _LIVE_S = 2.0
 """Counts that are older say nothing of now."""
+_GAP_S = 30.0
+"""Between two readings, from which on the second is a new beginning: scrapes are at most 10 s apart."""
 _DEBT_MAX = 8.0
 _QUEUE = 4096
 """Requests that wait for counts; more only where an engine's counts stand still."""
@@ -42,14 +45,13 @@ class Told:
     """One engine, or all."""
 
     __slots__ = (
-        "_base_s", "_count", "_credit", "_first", "_new", "_new_tokens", "_ours", "_queue", "_seconds",
+        "_base_s", "_count", "_credit", "_new", "_new_tokens", "_ours", "_queue", "_seconds",
         "_theirs", "_tokens", "_told_at", "_total_s", "base_s", "enough", "token_s",
     )  # fmt: skip
 
     def __init__(self, base_s: float) -> None:
         self._base_s = base_s
-        self._first = True
-        self._told_at = -1e9
+        self._told_at = NEVER
         self._count = self._total_s = 0.0
         self._theirs = self._seconds = 0.0
         self._ours = self._tokens = 0.0
@@ -59,7 +61,6 @@ class Told:
         """In the order in which they were sent."""
         self._credit = 0.0
         """First tokens that were counted and not given to a request; below 0 where counts have to follow."""
-
         self.enough = False
         """The line below is to be believed."""
         self.base_s = self.token_s = 0.0
@@ -83,13 +84,12 @@ class Told:
         """The engine's running counts: first tokens so far, and their seconds. What is new of both, and of
         what we sent: requests and tokens."""
         new, seconds = count - self._count, total_s - self._total_s
-        first, self._first = self._first, False
-        self._count, self._total_s = count, total_s
-        if first or new < 0.0 or seconds < 0.0:  # it began anew
+        gap_s = now - self._told_at
+        self._count, self._total_s, self._told_at = count, total_s, now
+        if gap_s > _GAP_S or new < 0.0 or seconds < 0.0:  # nobody asked meanwhile, or it began anew
             self._queue.clear()
-            self._credit = 0.0
+            self._credit = self._new = self._new_tokens = 0.0
             return 0.0, 0.0, 0.0, 0.0
-        self._told_at = now
         more = new, seconds, self._new, self._new_tokens
         if new:
             self._new = self._new_tokens = 0.0

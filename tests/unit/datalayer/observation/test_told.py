@@ -73,6 +73,16 @@ def test_a_restarted_engine_begins_anew() -> None:
     assert come(requests) == [False, False], "they went down with it"
 
 
+def test_counts_that_nobody_read_for_long_say_nothing() -> None:
+    told = Told(0.05)
+    told.counts(100, 50.0, 0.0)
+    told.counts(100, 50.0, 0.1)
+    requests = sent(told, 1, 0.15)
+    told.counts(5000, 4000.0, 100.0)
+    assert come(requests) == [False]
+    assert not told.enough
+
+
 def test_of_anothers_requests_our_share_is_taken() -> None:
     told = Told(0.05)
     count = 0.0
