@@ -4,10 +4,8 @@ A flow's score is 0.8 x (1 - service) + 0.2 x wait of its head, both scaled to 0
 the highest goes next. Service is input + 2 x output tokens of finished requests, halved every 60 s.
 
 No score depends on the time of asking: services fade all alike and heads grow older all alike, so what is
-scaled between the least and the greatest stays. Scores are therefore computed anew only after something
-changed. While a drain takes several requests only the heads of the chosen flows change: the scale is kept
-and their scores alone are renewed. So the first pick after a change costs O(flows), each further one
-O(log flows).
+scaled between the least and the greatest stays. But every request that ends or is sent can move those two,
+and with them all scores, so each pick looks at all flows that wait: O(flows), on whole columns.
 """
 
 from __future__ import annotations
@@ -16,14 +14,16 @@ from math import inf, log2
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from epp.admission.fairness import Fairness
 from epp.admission.flow import Flow
-from epp.admission.ranking import Ranking
+from epp.scheduling.columns import greatest, least
 from epp.scheduling.contract import BuildContext, PluginType
 
 _OUTPUT_WEIGHT = 2.0
+_SPARE = 16
 
 
 class AttainedServiceParameters(
@@ -41,51 +41,60 @@ class AttainedServiceParameters(
     ] = 300.0
 
 
-class _Span:
-    """Scales values between the least and the greatest to 0..1, and all to 0 where they are equal."""
-
-    __slots__ = ("_least", "_width")
-
-    def __init__(self, values: list[float]) -> None:
-        self._least = min(values)
-        self._width = max(values) - self._least
-
-    def share(self, value: float) -> float:
-        return (value - self._least) / self._width if self._width else 0.0
-
-
 class _Attained:
     """One band. `Flow.counter` is log2 of the service as it would count at time 0: fading is then a
     difference of times, and no number grows with the time that the picker runs."""
 
     def __init__(self, parameters: AttainedServiceParameters) -> None:
         self._p = parameters
-        self._heads: dict[Flow, float] = {}
-        """Of each flow that waits: when the request at its head came."""
-        self._scores: Ranking[tuple[float, float]] = Ranking()
-        self._scaled = False
-        self._highest = 0.0
-        self._services = self._waits = _Span([0.0])
+        self._flows: list[Flow] = []
+        """Those that wait, in any order; the columns have the same."""
+        self._at: dict[Flow, int] = {}
+        self._services = np.zeros(_SPARE)
+        """Their counters."""
+        self._heads = np.zeros(_SPARE)
+        """When the request at the head of each came."""
 
     def arrive(self, flow: Flow) -> None:
-        self._heads[flow] = flow.head().enqueued_at
-        self._scaled = False
+        at = self._at[flow] = len(self._flows)
+        self._flows.append(flow)
+        if at == len(self._heads):
+            self._services = np.concatenate((self._services, np.zeros(at)))
+            self._heads = np.concatenate((self._heads, np.zeros(at)))
+        self._services[at] = flow.counter
+        self._heads[at] = flow.head().enqueued_at
 
     def advance(self, flow: Flow) -> None:
-        self._heads[flow] = flow.head().enqueued_at
-        if self._scaled:
-            self._scores.set(flow, self._key(flow))
+        self._heads[self._at[flow]] = flow.head().enqueued_at
 
     def leave(self, flow: Flow) -> None:
-        del self._heads[flow]
-        self._scores.discard(flow)
+        at, last = self._at.pop(flow), self._flows.pop()
+        if last is not flow:
+            end = len(self._flows)
+            self._flows[at] = last
+            self._at[last] = at
+            self._services[at] = self._services[end]
+            self._heads[at] = self._heads[end]
 
     def pick(self) -> Flow:
-        if not self._scaled:
-            self._scale()
-        first = self._scores.first()
-        assert first is not None
-        return first[1]
+        count = len(self._flows)
+        if count == 1:
+            return self._flows[0]
+        # 1 - score, but for what is the same for all.
+        heads = self._heads[:count]
+        earliest = least(heads)
+        width = greatest(heads) - earliest
+        late = heads - earliest
+        late *= self._p.las_weight_head_wait / width if width else 0.0
+        services = self._services[:count]
+        highest = greatest(services)
+        if highest > -inf:
+            served = services - highest
+            np.exp2(served, out=served)
+            width = 1.0 - least(served)
+            served *= self._p.las_weight_service / width if width else 0.0
+            late += served
+        return self._flows[int(late.argmin(0))]
 
     def serve(self, flow: Flow, input_tokens: int, output_tokens: int) -> None:
         pass
@@ -95,25 +104,9 @@ class _Attained:
         if tokens > 0:
             passed = now / self._p.las_half_life_seconds
             flow.counter = passed + log2(2.0 ** (flow.counter - passed) + tokens)
-            if flow in self._heads:
-                self._scaled = False
-
-    def _scale(self) -> None:
-        self._highest = max(flow.counter for flow in self._heads)
-        self._services = _Span([self._service(flow) for flow in self._heads])
-        self._waits = _Span(list(self._heads.values()))
-        self._scores.replace([(flow, self._key(flow)) for flow in self._heads])
-        self._scaled = True
-
-    def _service(self, flow: Flow) -> float:
-        """As a share of the highest."""
-        return 2.0 ** (flow.counter - self._highest) if self._highest > -inf else 0.0
-
-    def _key(self, flow: Flow) -> tuple[float, float]:
-        """1 - score, and the older head first where that is equal."""
-        head = self._heads[flow]
-        served = self._p.las_weight_service * self._services.share(self._service(flow))
-        return served + self._p.las_weight_head_wait * self._waits.share(head), head
+            at = self._at.get(flow)
+            if at is not None:
+                self._services[at] = flow.counter
 
 
 class AttainedService:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 from typing import Generic
 
@@ -34,16 +33,6 @@ class Ranking(Generic[K]):
         self._valid[flow] = self._next
         heappush(self._heap, (key, self._next, flow))
         self._tidy()
-
-    def replace(self, keys: Iterable[tuple[Flow, K]]) -> None:
-        """These and no others. Costs O(n)."""
-        self._valid.clear()
-        self._heap.clear()
-        for flow, key in keys:
-            self._next += 1
-            self._valid[flow] = self._next
-            self._heap.append((key, self._next, flow))
-        heapify(self._heap)
 
     def discard(self, flow: Flow) -> None:
         if self._valid.pop(flow, None) is not None:

@@ -64,13 +64,3 @@ def test_a_ranking_gives_the_least_key_and_the_first_of_equal_ones(steps: list[t
         assert all((flow in ranking) == (flow in model) for flow in flows)
         first = min(model, key=lambda flow: model[flow], default=None)
         assert ranking.first() == (None if first is None else (model[first][0], first))
-
-
-def test_a_ranking_can_be_replaced() -> None:
-    one, two, three = (Flow(str(i), 0, {}) for i in range(3))
-    ranking: Ranking[float] = Ranking()
-    ranking.set(one, 0.0)
-    ranking.replace([(two, 2.0), (three, 1.0)])
-    assert ranking.first() == (1.0, three)
-    assert one not in ranking
-    assert len(ranking) == 2
