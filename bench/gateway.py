@@ -103,16 +103,17 @@ def main(quick: bool, only: str, seconds: int, turns: int, endpoints: int, out: 
     about = {"machine": machine, "endpoints": endpoints, "seconds": seconds, "turns": turns}
     console().print(gateway_report.tables(measured, idle, about))
     out.parent.mkdir(parents=True, exist_ok=True)
-    rows = [reached.plain() for reached in wanted.reached(measured)]
-    runs = [{**_plain(m), "per_s": m.per_s} for m in measured]
-    out.write_text(json.dumps({**about, "idle_us_per_s": idle, "wanted": rows, "runs": runs}, indent=1))
+    reached = wanted.reached(measured)
+    found = {
+        "lines": [asdict(row.line()) for row in reached],
+        "wanted": [row.plain() for row in reached],
+        "idle_us_per_s": idle,
+        "runs": [{**asdict(m), "cell": m.cell.name, "per_s": m.per_s} for m in measured],
+    }
+    out.write_text(json.dumps({**about, **found}, indent=1))
     console().print(f"written: {out}")
     if any(m.errors for m in measured):
         raise click.ClickException("some requests failed: see the errors column")
-
-
-def _plain(measured: Measured) -> dict[str, object]:
-    return {**asdict(measured), "cell": measured.cell.name}
 
 
 if __name__ == "__main__":

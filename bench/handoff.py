@@ -178,7 +178,12 @@ def main(transport: str, handoff: str, per_s: float, seconds: float, endpoints: 
     console.print(wanted_table.table([line(runs, load)]))
     console.print(details(runs))
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"load": asdict(load), "runs": [asdict(seen) for seen in runs]}, indent=1))
+    found = {
+        "lines": [asdict(line(runs, load))],
+        "load": asdict(load),
+        "runs": [asdict(seen) for seen in runs],
+    }
+    out.write_text(json.dumps(found, indent=1))
     console.print(f"written: {out}")
     if any(seen.errors for seen in runs):
         raise click.ClickException("some requests failed: see the errors column")

@@ -192,7 +192,8 @@ def main(transport: str, streams: int, out: Path) -> None:
     for seen in runs:
         console.print(f"{seen.transport}: {seen.times()}; {seen.memory()}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps([asdict(seen) for seen in runs], indent=1))
+    found = {"lines": [asdict(line(runs, streams))], "runs": [asdict(seen) for seen in runs]}
+    out.write_text(json.dumps(found, indent=1))
     console.print(f"written: {out}")
     if not all(seen.good for seen in runs):
         raise click.ClickException("a stream failed, or the ledger is not exact")
