@@ -126,6 +126,11 @@ class NativeTransport:
         return self._server.opened_streams
 
     @property
+    def known_streams(self) -> int:
+        """Whose end the door has not been told."""
+        return len(self._calls.keys() | self._waiting.keys())
+
+    @property
     def held_bytes(self) -> int:
         return self._server.held_bytes
 
@@ -168,13 +173,16 @@ class NativeTransport:
         """Counts before they are asked for, and certificates that have changed."""
         while True:
             await asyncio.sleep(_HOUSEKEEPING_S)
-            self.collect()
-            if self._reload_tls and self._tls is not None and (now := self._tls()) is not pair:
-                try:
+            try:
+                self.collect()
+                now = self._tls() if self._reload_tls and self._tls is not None else pair
+                if now is not pair and now is not None:
+                    pair = now
                     self._server.set_certificate(now.certificate, now.key)
-                except ValueError as error:
-                    log.warning("the new certificate is not used, the last one is kept: %s", error)
-                pair = now
+            except ValueError as error:
+                log.warning("the new certificate is not used, the last one is kept: %s", error)
+            except Exception:
+                log.exception("the transport's housekeeping failed, and goes on")
 
     # --- events -------------------------------------------------------------------------------------------
 
@@ -201,7 +209,13 @@ class NativeTransport:
 
     def _abort(self, stream: int, refused: Refused) -> None:
         call = self._calls.get(stream)
-        self._server.abort(stream, answer_of(refused) if call is None else call.refuse(refused))
+        answer = answer_of(refused)
+        if call is not None:
+            try:
+                answer = call.refuse(refused)
+            except Exception:
+                log.exception("a request could not be refused in the door's own way")
+        self._server.abort(stream, answer)
 
     def _call(self, stream: int, head: tuple[Any, ...] | None) -> Call:
         """The stream's call; `head` comes with its first event."""
@@ -248,15 +262,14 @@ class NativeTransport:
         self._waiting[stream] = waiting
 
         def decided(done: asyncio.Future[Verdict]) -> None:
-            if self._waiting.pop(stream, None) is None or done.cancelled():
+            if self._waiting.pop(stream, None) is None:
+                # The stream has ended, or goes on without it; whatever it came to is not asked for.
+                _ = done.cancelled() or done.exception()
                 return
-            error = done.exception()
-            if error is None:
+            try:
                 self._server.decided(stream, done.result())
-            else:
-                log.error("a stream ended by a fault of ours", exc_info=error)
-                self._sink.internal_error("stream")
-                self._abort(stream, Refused(Reason.INTERNAL, "the endpoint picker failed; its log says why"))
+            except (Exception, asyncio.CancelledError):
+                self._fault(stream)
             self._server.flush()
 
         waiting.add_done_callback(decided)
@@ -269,13 +282,16 @@ class NativeTransport:
         self, stream: int, head: tuple[Any, ...] | None, answer: tuple[Any, ...], wait: bool
     ) -> None:
         self._forsake(stream)
+        if head is None and stream not in self._calls:
+            return  # it could not be opened, and is being ended
         fields = self._call(stream, head).answered(AnswerHead(*answer))
         if wait:
             self._server.set_answer(stream, fields)
 
     def _first_token(self, stream: int, head: tuple[Any, ...] | None, at: float) -> None:
         self._forsake(stream)
-        self._call(stream, head).first_token(at)
+        if head is not None or stream in self._calls:
+            self._call(stream, head).first_token(at)
 
     def _end(
         self,
@@ -286,11 +302,15 @@ class NativeTransport:
         answer: tuple[Any, ...] | None,
     ) -> None:
         self._forsake(stream)
+        if head is None and stream not in self._calls:
+            return  # it could not be opened
         call = self._call(stream, head)
         del self._calls[stream]
-        if answer is not None:
-            call.answered(AnswerHead(*answer))
-        call.end(_ENDINGS[ending], _NO_REPORT if report is None else _report(*report))
+        try:
+            if answer is not None:
+                call.answered(AnswerHead(*answer))
+        finally:
+            call.end(_ENDINGS[ending], _NO_REPORT if report is None else _report(*report))
 
     def _forsake(self, stream: int) -> None:
         """Nobody waits for the verdict any more."""
@@ -298,7 +318,11 @@ class NativeTransport:
             waiting.cancel()
 
     def _health(self, stream: int) -> None:
-        self._server.health(stream, self._ready is not None and self._ready())
+        serving = False
+        try:
+            serving = self._ready is not None and self._ready()
+        finally:
+            self._server.health(stream, serving)
 
     def _log(self, stream: int, warning: bool, text: str) -> None:
         log.log(logging.WARNING if warning else logging.INFO, "%s", text)
@@ -307,6 +331,9 @@ class NativeTransport:
         if not asked:
             log.critical("the native transport's thread has ended by a fault: shutting down")
             self._sink.internal_error("transport")
+            for stream in tuple(self._calls):
+                self._forsake(stream)
+                self._calls.pop(stream).end(Ending.ERROR, _NO_REPORT)
             os.kill(os.getpid(), signal.SIGTERM)
         if self._stopped is not None and not self._stopped.done():
             self._stopped.set_result(None)

@@ -77,7 +77,7 @@ class SseReader:
             self._find_id(data)
         if self._mark in data:
             for line in data.split(b"\n"):
-                if line.startswith(b"data:") and _REPORT.search(line) is not None:
+                if line.startswith(b"data:") and self._mark in line and _REPORT.search(line) is not None:
                     if self._first is None:
                         self._first = line[5:].strip()
                     else:

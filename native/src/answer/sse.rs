@@ -90,7 +90,7 @@ impl SseReader {
             return;
         }
         for event in events(data) {
-            if reports(event).next().is_none() {
+            if self.mark.find(event).is_none() || reports(event).next().is_none() {
                 continue;
             }
             let place = if self.first.is_none() { &mut self.first } else { &mut self.last };
@@ -122,4 +122,19 @@ fn events(data: &[u8]) -> impl Iterator<Item = &[u8]> {
         start = end + 1;
         line.strip_prefix(DATA)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_in_the_same_piece_makes_no_difference() {
+        let lines = b"data: {\"meta_info\":1}\ndata: {\"usage\":{\"prompt_tokens\":3}}\n";
+        for step in [1, 24, lines.len()] {
+            let mut reader = SseReader::new(Api::Sglang);
+            lines.chunks(step).for_each(|piece| reader.feed(piece));
+            assert_eq!(reader.finish(), None, "in steps of {step}");
+        }
+    }
 }

@@ -55,7 +55,10 @@ impl Scanning {
         }
         self.early_bytes += piece.len();
         if self.early_bytes < SCANNED_BYTES {
-            return self.early.push(piece.clone());
+            if !piece.is_empty() {
+                self.early.push(piece.clone());
+            }
+            return;
         }
         let mut scan = PromptScan::new(self.api, self.plan.block_bytes, self.plan.max_blocks);
         for early in self.early.drain(..) {
@@ -67,5 +70,20 @@ impl Scanning {
 
     pub fn finish(self) -> Option<Scanned> {
         self.scan?.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_without_content_are_not_kept() {
+        let suffixes = vec![("/completions".to_owned(), Api::Completions)];
+        let plan = Rc::new(ScanPlan { suffixes, block_bytes: 64, max_blocks: 1 });
+        let headers = [(":path".into(), "/v1/completions".into())];
+        let mut scanning = Scanning::of(&plan, &headers).unwrap();
+        scanning.push(&Bytes::new());
+        assert!(scanning.early.is_empty());
     }
 }
