@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 _BATCH = 256
 """Events taken at once; the loop does its other work between two batches."""
 _FLUSH_EVERY = 8
-"""Verdicts that leave together: the first of a batch must not wait for the last."""
+"""Replies that leave together: the first of a batch must not wait for the last, but waking the other thread costs
+more than most of them."""
+_AWAITED = frozenset({"headers", "decide", "limited", "answered", "health"})
+"""Events that may be replied to."""
 _HOUSEKEEPING_S = 1.0
 _NO_REPORT = Report()
 _VIEWS = {view.name: view for view in AnswerView}
@@ -195,10 +198,12 @@ class NativeTransport:
                 handlers[name](stream, *content)
             except Exception:
                 self._fault(stream)
-            unsent += 1
-            if unsent == _FLUSH_EVERY:
-                server.flush()
-                unsent = 0
+                unsent += 1
+            if name in _AWAITED:
+                unsent += 1
+                if unsent >= _FLUSH_EVERY:
+                    server.flush()
+                    unsent = 0
         if unsent:
             server.flush()
 

@@ -19,6 +19,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyString, PyTuple};
 
+use super::names;
 use crate::prompt::Scanned;
 use crate::types::{AnswerHead, AnswerView, Event, Head, Report};
 
@@ -99,7 +100,7 @@ fn maybe_head<'py>(py: Python<'py>, head: Option<Box<Head>>) -> PyResult<Option<
 fn head_tuple<'py>(py: Python<'py>, head: Head) -> PyResult<Bound<'py, PyTuple>> {
     let headers = PyDict::new(py);
     for (name, value) in &head.headers {
-        headers.set_item(string(py, name), string(py, value))?;
+        headers.set_item(names::of(py, name), string(py, value))?;
     }
     let view = match head.view {
         AnswerView::Always => intern!(py, "ALWAYS"),
@@ -167,6 +168,6 @@ fn body_object<'py>(py: Python<'py>, body: Bytes) -> PyResult<Bound<'py, PyAny>>
 }
 
 /// Of what is not UTF-8, every broken sequence becomes a replacement character, as with Python's "replace".
-fn string<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
+pub(super) fn string<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
     PyString::new(py, &String::from_utf8_lossy(bytes))
 }

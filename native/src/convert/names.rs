@@ -1,0 +1,32 @@
+//! Names of headers as Python strings. The same few come with every request; a string that is kept has its hash
+//! already.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use pyo3::types::PyString;
+
+use super::events::string;
+
+/// Clients choose names; further ones are made anew.
+const MAX_NAMES: usize = 512;
+const MAX_NAME_BYTES: usize = 64;
+
+static NAMES: Mutex<Option<HashMap<Bytes, Py<PyString>>>> = Mutex::new(None);
+
+pub fn of<'py>(py: Python<'py>, name: &Bytes) -> Bound<'py, PyString> {
+    // Never held while Python runs: nothing in here lets the GIL go.
+    let mut names = NAMES.lock();
+    let names = names.get_or_insert_with(HashMap::new);
+    if let Some(known) = names.get(name) {
+        return known.bind(py).clone();
+    }
+    let made = string(py, name);
+    if names.len() < MAX_NAMES && name.len() <= MAX_NAME_BYTES {
+        // A copy: the name is a slice of a whole message.
+        names.insert(Bytes::copy_from_slice(name), made.clone().unbind());
+    }
+    made
+}
