@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _BATCH = 256
 """Events taken at once; the loop does its other work between two batches."""
 _FLUSH_EVERY = 8
-"""Replies that leave together: the first of a batch must not wait for the last, but waking the other thread costs
+"""Replies that leave together: the first of a batch must not wait for the last, but waking the thread costs
 more than most of them."""
 _AWAITED = frozenset({"headers", "decide", "limited", "answered", "health"})
 """Events that may be replied to."""
