@@ -26,16 +26,8 @@ class Band:
     """Single writer: the registry and FlowControl."""
 
     __slots__ = (
-        "fairness",
-        "flows",
-        "held",
-        "idle_since",
-        "in_flight",
-        "order",
-        "priority",
-        "rate",
-        "shares",
-    )
+        "fairness", "flows", "held", "idle_since", "in_flight", "order", "priority", "rate", "sent", "shares",
+    )  # fmt: skip
 
     def __init__(self, priority: int, settings: BandSettings, now: float) -> None:
         self.priority = priority
@@ -46,6 +38,8 @@ class Band:
         """By fairness id; also those with nothing waiting, until they are forgotten."""
         self.shares = Shares(settings.limits)
         self.rate = DrainRate(now)
+        self.sent = 0
+        """By the drain that goes on."""
         self.in_flight = 0
         """Dispatched and not finished."""
         self.idle_since = now

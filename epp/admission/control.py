@@ -9,7 +9,7 @@ and the usage-limit policy how full it may be for each band; where a band may no
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -170,9 +170,9 @@ class FlowControl(Generic[W]):
             sent.append(ticket)
         self.saturation = room.saturation()
         self._rate.note(now, len(sent), backlog=bool(self._tickets))
-        counts = Counter(ticket.priority for ticket in sent)
         for band in self.registry.bands:
-            band.rate.note(now, counts[band.priority], backlog=bool(band.held.requests))
+            band.rate.note(now, band.sent, backlog=bool(band.held.requests))
+            band.sent = 0
         return sent
 
     def placed(self, ticket: Ticket[W]) -> None:
@@ -281,6 +281,7 @@ class FlowControl(Generic[W]):
         self._leave(ticket, band, Outcome.DISPATCHED, now)
         flow.in_flight += 1
         band.in_flight += 1
+        band.sent += 1
         self.in_flight += 1
         self._unplaced += 1
         self._unplaced_tokens += ticket.input_tokens
