@@ -14,7 +14,7 @@ from epp.datalayer.inflight import Entry
 from epp.datalayer.observation.timings import Cell
 
 _STALE_MIN = 1024
-_PATIENCE = 2.0
+_PATIENCE = 1.0
 """Times the estimate that a first token may come later than it, where the engine's counts would tell."""
 
 

@@ -25,6 +25,9 @@ _LIVE_S = 2.0
 _GAP_S = 30.0
 """Between two readings, from which on the second is a new beginning: scrapes are at most 10 s apart."""
 _DEBT_MAX = 8.0
+_SHARE_PRIOR = 25.0
+"""All are taken for ours until that many say otherwise: those that were sent before the first count was read
+look like another's."""
 _QUEUE = 4096
 """Requests that wait for counts; more only where an engine's counts stand still."""
 _MOSTLY = 0.8
@@ -46,7 +49,8 @@ class Told:
 
     __slots__ = (
         "_base_s", "_count", "_credit", "_new", "_new_tokens", "_ours", "_queue", "_seconds",
-        "_theirs", "_tokens", "_told_at", "_total_s", "base_s", "enough", "token_s",
+        "_share_all", "_share_ours", "_theirs", "_tokens", "_told_at", "_total_s", "base_s", "enough",
+        "token_s",
     )  # fmt: skip
 
     def __init__(self, base_s: float) -> None:
@@ -57,6 +61,8 @@ class Told:
         self._ours = self._tokens = 0.0
         self._new = self._new_tokens = 0.0
         """Of ours, since the last count."""
+        self._share_ours = self._share_all = _SHARE_PRIOR
+        """Requests that we sent, and first tokens."""
         self._queue: deque[Waiting] = deque(maxlen=_QUEUE)
         """In the order in which they were sent."""
         self._credit = 0.0
@@ -89,6 +95,7 @@ class Told:
         if gap_s > _GAP_S or new < 0.0 or seconds < 0.0:  # nobody asked meanwhile, or it began anew
             self._queue.clear()
             self._credit = self._new = self._new_tokens = 0.0
+            self._share_ours = self._share_all = _SHARE_PRIOR
             return 0.0, 0.0, 0.0, 0.0
         more = new, seconds, self._new, self._new_tokens
         if new:
@@ -104,6 +111,8 @@ class Told:
         self._seconds = self._seconds * keep + seconds
         self._ours = self._ours * keep + ours
         self._tokens = self._tokens * keep + tokens
+        self._share_ours = self._share_ours * keep + ours
+        self._share_all = self._share_all * keep + new
         self.enough = self._theirs >= _ENOUGH and self._ours >= _ENOUGH and self._tokens > 0.0
         if self.enough:
             mean_s = self._seconds / self._theirs
@@ -113,7 +122,7 @@ class Told:
     def _give(self, new: float) -> None:
         queue = self._queue
         self._drop_settled()
-        share = self._ours / self._theirs
+        share = self._share_ours / self._share_all
         self._credit += new * (share if share < _MOSTLY else 1.0)
         while queue and self._credit >= 1.0:
             self._credit -= 1.0
