@@ -6,12 +6,14 @@ Whoever is not measured stands still: an idle picker's scrapes would be paid by 
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 from gateway_cells import Cell
@@ -43,6 +45,8 @@ class Target:
     admin: int
     gateway: Child
     picker: Child | None
+    together: Sequence[Child]
+    """The picker and all its gateways: one that ran while the other stood still would find it dead."""
 
     def cpu_s(self) -> tuple[float, float]:
         return self.gateway.cpu_s(), self.picker.cpu_s() if self.picker else 0.0
@@ -57,15 +61,22 @@ class Target:
     @contextlib.contextmanager
     def awake(self) -> Iterator[None]:
         """Outside of it neither the gateway nor its picker runs."""
-        children = [self.gateway, *([self.picker] if self.picker else [])]
-        for child in children:
+        for child in self.together:
             child.resume()
         time.sleep(SETTLE_S)
+        self.gateway.wait_for(self._answers)
         try:
             yield
         finally:
-            for child in reversed(children):
+            for child in reversed(self.together):
                 child.pause()
+
+    def _answers(self) -> bool:
+        """A gateway may hold its picker for dead for a moment."""
+        asking = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        with contextlib.closing(asking):
+            asking.request("POST", "/v1/chat/completions", b'{"model": "bench", "messages": []}')
+            return asking.getresponse().status == HTTPStatus.OK
 
 
 class Stack:
@@ -84,6 +95,7 @@ class Stack:
         self._live = live
         self._start_upstream()
         self._pickers: dict[str, Picker] = {}
+        self._together: dict[str, list[Child]] = {}
         self._targets: dict[tuple[str, Path], Target] = {}
         for cell in cells:
             for name in names:
@@ -104,10 +116,11 @@ class Stack:
             values = {"admin": admin, "listener": port, "listener_address": "127.0.0.1"}
             values |= {"epp": served.grpc, "epp_health": served.health}
             gateway, picker = self._envoy(config, values), served.child
-        gateway.pause()
-        if picker:
-            picker.pause()
-        return Target(name, port, admin, gateway, picker)
+        together = self._together.setdefault(name, [picker] if picker else [])
+        together.append(gateway)
+        for child in reversed(together):
+            child.pause()
+        return Target(name, port, admin, gateway, picker, together)
 
     def _envoy(self, config: Path, values: dict[str, Value]) -> Child:
         return self._live.enter_context(envoy(config, values, self._directory))
@@ -115,7 +128,8 @@ class Stack:
     def _picker(self, name: str) -> Picker:
         """Runs when it is returned, so that its gateway finds it."""
         if (known := self._pickers.get(name)) is not None:
-            known.child.resume()
+            for child in self._together[name]:
+                child.resume()
             return known
         if name in ("responder", "canned"):
             grpc, health = free_port(), free_port()

@@ -65,8 +65,8 @@ ADDED = Ratio(
 ADDED_MS = Ratio(_added_ms, ("plain",), " ms")
 CHUNK_US = Ratio(lambda turn, name: turn[name].picker_us, unit=" us")
 ENVOY = Ratio(lambda turn, name: turn[name].envoy_us / max(turn["plain"].envoy_us, 1e-9), ("plain",))
-NOTHING_US = 0.5
-"""Of CPU a chunk is nothing: what the idle cost, which is taken off, leaves uncertain."""
+NOTHING_US = 3
+"""Of CPU a chunk is nothing: so much more do scrapes cost where Envoy is busy than where all is idle."""
 
 
 @dataclass(frozen=True, slots=True)
