@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import yaml
 
@@ -18,10 +19,11 @@ from epp.config.problems import ConfigError, Mark, Path, Problem, Report
 MAX_CHARACTERS = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
-"""After expansion of aliases."""
+"""After expansion of aliases, all documents of a text together."""
 _TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 
 _TAG = "tag:yaml.org,2002:"
+T = TypeVar("T")
 
 
 class _Loader(yaml.SafeLoader):
@@ -58,10 +60,41 @@ def parse(text: str, source: str) -> tuple[Any, Report]:
     Raises ConfigError when the text is not one well-formed document; lesser problems (duplicate keys, NaN)
     are in the report and the value goes on without them.
     """
+    node = _composed(text, source, lambda loader: loader.get_single_node())
+    reader = _Reader(source)
+    value = reader.value(node, ()) if node is not None else None
+    return value, reader.report
+
+
+def parse_documents(text: str, source: str) -> list[tuple[Any, Report]]:
+    """As `parse`, of a text with any number of documents."""
+    read: list[tuple[Any, Report]] = []
+    nodes = 0
+    for node in _composed(text, source, _documents):
+        reader = _Reader(source, nodes)
+        read.append((reader.value(node, ()), reader.report))
+        nodes = reader.nodes
+    return read
+
+
+def _documents(loader: _Loader) -> list[yaml.Node]:
+    nodes: list[yaml.Node] = []
+    while loader.check_node():
+        if (node := loader.get_node()) is not None:
+            nodes.append(node)
+    return nodes
+
+
+def _composed(text: str, source: str, compose: Callable[[_Loader], T]) -> T:
+    """Nodes of the text; what keeps it from being YAML is a ConfigError."""
     if len(text) > MAX_CHARACTERS:
         raise ConfigError([Problem(source, None, (), f"longer than {MAX_CHARACTERS} characters")])
     try:
-        node = _compose(text)
+        loader = _Loader(text)
+        try:
+            return compose(loader)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         mark = Mark(at.line + 1, at.column + 1) if at else None
@@ -71,31 +104,20 @@ def parse(text: str, source: str) -> tuple[Any, Report]:
         raise ConfigError([Problem(source, None, (), f"not valid YAML: {error}")]) from error
     except RecursionError as error:
         raise ConfigError([Problem(source, None, (), _TOO_DEEP)]) from error
-    reader = _Reader(source)
-    value = reader.value(node, ()) if node is not None else None
-    return value, reader.report
-
-
-def _compose(text: str) -> yaml.Node | None:
-    loader = _Loader(text)
-    try:
-        node: yaml.Node | None = loader.get_single_node()
-        return node
-    finally:
-        loader.dispose()
 
 
 class _Reader:
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, nodes: int = 0) -> None:
+        """`nodes` were read of the text before."""
         self._marks: dict[Path, Mark] = {}
         self._keys: dict[Path, Mark] = {}
-        self._nodes = 0
+        self.nodes = nodes
         self.report = Report(source, self._marks, self._keys)
 
     def value(self, node: yaml.Node, path: Path) -> Any:
-        self._nodes += 1
+        self.nodes += 1
         mark = _mark(node)
-        if self._nodes > MAX_NODES:
+        if self.nodes > MAX_NODES:
             raise ConfigError([Problem(self.report.source, mark, (), f"more than {MAX_NODES} values")])
         if len(path) > MAX_DEPTH:
             raise ConfigError([Problem(self.report.source, mark, (), _TOO_DEEP)])

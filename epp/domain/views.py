@@ -42,6 +42,13 @@ class EndpointObserver(Protocol):
     def forget(self, slot: int) -> None: ...
 
 
+class ObjectiveSource(Protocol):
+    """The objectives that requests name."""
+
+    def priority(self, name: str) -> int:
+        """Of requests that name this objective; the default's for an unknown name, and for none."""
+
+
 class Ending(StrEnum):
     """How a request ended, seen from the picker."""
 
