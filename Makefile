@@ -1,9 +1,10 @@
 # make demo   a real Envoy, eight simulated engines and epp, compared with round robin; ARGS=--exit leaves at once
 # make test   lint, types, layers, all tests
+# make fuzz   a million malformed messages, bodies and connections for the compiled transport
 # make bench  the gateway benchmark: plain Envoy, a logic-free picker, epp
 # make lock   resolve the dependencies again
 .DELETE_ON_ERROR:
-.PHONY: demo test lint types layers native unit bench lock setup clean
+.PHONY: demo test lint types layers native fuzz unit bench lock setup clean
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -42,6 +43,11 @@ layers: $(VENV)/.ready
 # Rust's own checks, where cargo exists; they need no Python.
 native:
 	@if command -v cargo >/dev/null 2>&1; then .ci/test-native; else echo "cargo was not found: the compiled transport is not tested"; fi
+
+fuzz:
+	cd native && CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/epp/native}" \
+	  EPP_FUZZ_INPUTS="$${EPP_FUZZ_INPUTS:-1000000}" \
+	  cargo test --quiet --locked --profile fuzz --no-default-features --test fuzz -- --nocapture --test-threads 1
 
 unit: $(VENV)/.native
 	$(BIN)/pytest -q -n auto --dist loadfile $(ARGS)
