@@ -26,7 +26,7 @@ from epp.domain.endpoint import Endpoint
 from epp.domain.errors import Answer, Reason, Refused, answer_of
 from epp.domain.request import AnswerView, Api, Body, Request, RequestHead, Scanned, Usage
 from epp.domain.snapshot import Ints, Snapshot
-from epp.domain.views import AnswerHead, AnswerPlan, Clock, Ending, Report, Route, Verdict
+from epp.domain.views import Abort, AnswerHead, AnswerPlan, Clock, Ending, Report, Route, Verdict
 from epp.parsing.body import MODEL_HEADER, rewrite_target
 from epp.parsing.rewrite import splice_model
 from epp.parsing.select import Parsers
@@ -109,12 +109,12 @@ class Director:
         self._everywhere: set[str] = set()
         """Models that every endpoint serves, as far as `_models` tells."""
 
-    def open(self, head: RequestHead) -> RequestCall:
-        return RequestCall(self, head)
+    def open(self, head: RequestHead, abort: Abort | None = None) -> RequestCall:
+        return RequestCall(self, head, abort)
 
     def open_answer(self) -> RequestCall:
         head = RequestHead(headers={}, method="", path="", request_id="", received_at=self.clock())
-        return RequestCall(self, head)
+        return RequestCall(self, head, None)
 
     def candidates(self, snapshot: Snapshot, subset: tuple[str, ...] | None, request: Request) -> Ints:
         """Rows that may be chosen; raises Refused when there are none."""
@@ -160,13 +160,14 @@ class RequestCall:
     """One request; see domain.views.Call for what each method means."""
 
     __slots__ = (
-        "_d", "_decision", "_endpoint", "_entry", "_head", "_kept", "_meter", "_over", "_request",
+        "_abort", "_d", "_decision", "_endpoint", "_entry", "_head", "_kept", "_meter", "_over", "_request",
         "_status", "_streaming", "_subset", "_trace", "_watch",
     )  # fmt: skip
 
-    def __init__(self, director: Director, head: RequestHead) -> None:
+    def __init__(self, director: Director, head: RequestHead, abort: Abort | None) -> None:
         self._d = director
         self._head = head
+        self._abort = abort
         self._subset = head.subset
         self._request: Request | None = None
         self._decision: Decision | None = None

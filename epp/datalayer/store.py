@@ -60,6 +60,8 @@ class Store:
         self._stale_after_s = MIN_STALE_AFTER_S
         self.pool_version = 0
         """Grows when endpoints come, go or change."""
+        self.on_change: Callable[[], None] | None = None
+        """Called when the next snapshot will be another."""
         self.synced = False
         """A discovery source has told the whole pool at least once."""
 
@@ -96,14 +98,12 @@ class Store:
         """A scrape of `endpoint` answered. Ignored when the endpoint has left the pool meanwhile."""
         if self._holds(endpoint):
             self._signals.report(endpoint.slot, load, now)
-            self._changed = True
-            self._changed_at = now
+            self._mark(now)
 
     def set_models(self, endpoint: Endpoint, names: frozenset[str] | None, now: float) -> None:
         """Names that the endpoint serves; None when that is not known (any more)."""
         if self._holds(endpoint) and self._signals.set_models(endpoint.slot, names):
-            self._changed = True
-            self._changed_at = now
+            self._mark(now)
 
     def set_scrape_interval(self, seconds: float) -> None:
         """Metrics older than three intervals, and than 200 ms, count as stale."""
@@ -153,8 +153,13 @@ class Store:
         if self._health is not None:
             self._health.resize(len(self._rows))
         self.pool_version += 1
+        self._mark(now)
+
+    def _mark(self, now: float) -> None:
         self._changed = True
         self._changed_at = now
+        if self.on_change is not None:
+            self.on_change()
 
     def _holds(self, endpoint: Endpoint) -> bool:
         current = self._by_slot.get(endpoint.slot)

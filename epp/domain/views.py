@@ -168,10 +168,14 @@ class Call(Protocol):
         """The stream is over. Frees whatever the request held; safe to call again."""
 
 
+Abort: TypeAlias = Callable[[Answer], None]
+"""Ends a request that was let in: by this answer, or by a reset where its own has begun. May come late."""
+
+
 class Door(Protocol):
     """What the transport needs of the picker."""
 
-    def open(self, head: RequestHead) -> Call: ...
+    def open(self, head: RequestHead, abort: Abort | None = None) -> Call: ...
 
     def open_answer(self) -> Call:
         """A stream that begins with the answer: its request phase went elsewhere."""

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from epp.domain.errors import Answer, Reason, Refused
 from epp.domain.request import AnswerView
-from epp.domain.views import AnswerPlan, Call, Clock, Door, Ending, Report, Route, Verdict
+from epp.domain.views import Abort, AnswerPlan, Call, Clock, Door, Ending, Report, Route, Verdict
 from epp.extproc.actions import (
     BODY_LIMIT_BYTES,
     Action,
@@ -51,7 +51,8 @@ class Exchange:
     """Feed messages with `receive`, verdicts of waiting decisions with `decided`, the end with `over`."""
 
     __slots__ = (
-        "_answer_left", "_bodies_owed", "_budget", "_call", "_clock", "_door", "_failed", "_gathered",
+        "_abort", "_answer_left", "_bodies_owed", "_budget", "_call", "_clock", "_door", "_failed",
+        "_gathered",
         "_headers_owed", "_held", "_max_body_bytes", "_new_id", "_out", "_overridden", "_pieces", "_plan",
         "_refused", "_skipped", "_target", "_trailers_owed", "_watch", "answer", "answer_mode", "pending",
         "request", "request_mode",
@@ -65,7 +66,10 @@ class Exchange:
         *,
         max_body_bytes: int = 64 << 20,
         budget: Budget | None = None,
+        abort: Abort | None = None,
     ) -> None:
+        """`abort` is what the door gets to end the request by; the transport calls `self.abort` then."""
+        self._abort = abort
         self._door = door
         self._clock = clock
         self._new_id = new_id
@@ -410,7 +414,7 @@ class Exchange:
             piece.subset,
             self._answer_view(),
         )
-        self._call = self._door.open(head)
+        self._call = self._door.open(head, self._abort)
         return self._call
 
     def _answer_view(self) -> AnswerView:

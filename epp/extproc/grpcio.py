@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import inf
 from time import monotonic
 from typing import Any, Final, NoReturn
@@ -13,8 +14,8 @@ import grpc
 import grpc.aio
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 
-from epp.domain.errors import Reason, Refused
-from epp.domain.views import Clock, Door, Ending
+from epp.domain.errors import Answer, Reason, Refused
+from epp.domain.views import Abort, Clock, Door, Ending
 from epp.extproc.actions import Action, Close, Cut, Fail, StreamedReply
 from epp.extproc.codec import decode, encode
 from epp.extproc.exchange import Exchange
@@ -36,13 +37,20 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class _Stream:
     """One open stream, as the sweep for time limits sees it."""
 
-    __slots__ = ("exchange", "progress_at", "task", "timed_out")
+    __slots__ = ("aborting", "exchange", "progress_at", "task", "timed_out")
 
-    def __init__(self, exchange: Exchange, now: float, task: asyncio.Task[None] | None) -> None:
-        self.exchange = exchange
+    def __init__(self, make: Callable[[Abort], Exchange], now: float) -> None:
+        self.exchange = make(self.abort)
         self.progress_at = now
-        self.task = task
+        self.task = asyncio.current_task()
         self.timed_out = False
+        self.aborting: Answer | None = None
+
+    def abort(self, answer: Answer) -> None:
+        """By the door's own will; the stream's task does it."""
+        self.aborting = answer
+        if self.task is not None:
+            self.task.cancel()
 
 
 class GrpcioTransport:
@@ -184,14 +192,16 @@ class GrpcioTransport:
 
     async def _process(self, _requests: object, context: Context) -> None:
         began = self._clock()
-        exchange = Exchange(
+        make = partial(
+            Exchange,
             self._door,
             self._clock,
             self._new_id,
             max_body_bytes=self._limits.max_body_bytes,
             budget=self._budget,
         )
-        stream = _Stream(exchange, began, asyncio.current_task())
+        stream = _Stream(lambda abort: make(abort=abort), began)
+        exchange = stream.exchange
         self._opened += 1
         self._sink.stream_opened()
         code = "OK"
@@ -206,9 +216,12 @@ class GrpcioTransport:
                 else:
                     await self._converse(context, stream)
             except asyncio.CancelledError:
-                if not stream.timed_out:
+                if stream.aborting is not None:
+                    await self._send(context, exchange.abort(stream.aborting))
+                elif stream.timed_out:
+                    await self._time_out(context, exchange)
+                else:
                     raise
-                await self._time_out(context, exchange)
         except asyncio.CancelledError:
             code = "CANCELLED"
             drained = self._clock() >= self._cut_off_at

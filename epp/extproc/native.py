@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -230,11 +231,15 @@ class NativeTransport:
         if answer_only:
             call = self._door.open_answer()
         else:
-            call = self._door.open(
-                request_head(headers, self._new_id, received_at, has_body, subset, _VIEWS[view])
-            )
+            made = request_head(headers, self._new_id, received_at, has_body, subset, _VIEWS[view])
+            call = self._door.open(made, partial(self._aborted, stream))
         self._calls[stream] = call
         return call
+
+    def _aborted(self, stream: int, answer: Answer) -> None:
+        """By the door's own will."""
+        self._server.abort(stream, answer)
+        self._server.flush()
 
     def _headers(self, stream: int, head: tuple[Any, ...]) -> None:
         early = self._call(stream, head).refuse_early()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from epp.domain.errors import Answer, Refused, answer_of
 from epp.domain.request import Body, RequestHead, Scanned
-from epp.domain.views import AnswerHead, AnswerPlan, Ending, Report, Route, Verdict
+from epp.domain.views import Abort, AnswerHead, AnswerPlan, Ending, Report, Route, Verdict
 
 ROUTE = Route("10.0.0.1:8000", answer=AnswerPlan(ask=True))
 """Asks, so that what the call answers is seen to arrive."""
@@ -18,6 +18,7 @@ class FakeCall:
     head: RequestHead | None
     door: FakeDoor
     body: bytes | None = None
+    abort: Abort | None = None
     truncated: bool = False
     scanned: Scanned | None = None
     subset: tuple[str, ...] | None = None
@@ -64,8 +65,8 @@ class FakeDoor:
     early: Refused | None = None
     calls: list[FakeCall] = field(default_factory=list)
 
-    def open(self, head: RequestHead) -> FakeCall:
-        self.calls.append(FakeCall(head, self))
+    def open(self, head: RequestHead, abort: Abort | None = None) -> FakeCall:
+        self.calls.append(FakeCall(head, self, abort=abort))
         return self.calls[-1]
 
     def open_answer(self) -> FakeCall:
