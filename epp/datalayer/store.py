@@ -7,7 +7,7 @@ it is read, so a thousand scrapes between two decisions cost one build.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
