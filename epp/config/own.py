@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -10,13 +9,12 @@ from msgspec import Meta
 
 from epp.config.decode import FieldError
 from epp.config.quantities import PositiveDuration, PositiveQuantity
+from epp.config.trust import HEADER, Trust
 from epp.datalayer.observation.sampling import INTERVAL_S, RATE
 from epp.datalayer.observation.timings import PREFILL_RATE
 from epp.datalayer.outliers import BASE_S, CAP_S
 from epp.datalayer.pace import BUDGET
 from epp.telemetry.reasons import DECISIONS_MAX
-
-_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class _Block(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -75,7 +73,7 @@ class Always(_Block, frozen=True):
     """Values of x-llm-d-inference-objective (or x-gateway-inference-objective)."""
 
     def __post_init__(self) -> None:
-        if self.header and not _HEADER.fullmatch(self.header.lower()):
+        if self.header and not HEADER.fullmatch(self.header.lower()):
             raise FieldError("header", f"{self.header!r} is not the name of a header")
 
 
@@ -94,11 +92,24 @@ class Observe(_Block, frozen=True):
     always: Always = Always()
 
 
+class Objectives(_Block, frozen=True):
+    """InferenceObjective documents: docs/priorities.md."""
+
+    SHORT: ClassVar[str] = "path"
+    path: str = ""
+    """A file or a folder of them, watched; --objectives-path wins. Empty for none."""
+    default_priority: Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)] = 0
+    """Of requests that name no objective, or none that is known."""
+
+
 class OwnBlock(_Block, frozen=True):
     limits: Limits = Limits()
     outliers: Outliers = Outliers()
     scrape: ScrapeBudget = ScrapeBudget()
     observe: Observe = Observe()
+    objectives: Objectives = Objectives()
+    trust: Trust | None = None
+    """None: control headers are taken from everybody, as the reference picker does."""
     decision_log_size: Annotated[int, Meta(ge=0, le=1_000_000)] = DECISIONS_MAX
     """Decisions kept for /debug/decisions; 0 keeps none."""
     reasons_header: bool = False

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from epp.domain.controls import SELECTION_HEADER
 from epp.domain.decision import Decision
 from epp.domain.request import Request
 from epp.domain.snapshot import Bools, Ints
 from epp.scheduling.contract import BuildContext, Cycle, NoParameters, PluginType
 
-SELECTION_HEADER = "test-epp-endpoint-selection"
 SERVED_HEADER = "x-conformance-test-served-endpoint"
 NOT_SERVED = "fail: missing destination endpoint served metadata"
 
