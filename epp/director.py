@@ -6,13 +6,14 @@ parse -> rewrite -> candidates -> admit -> schedule -> ledger, then the answer's
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
 import numpy as np
 
 from epp.admission.gate import Gate
+from epp.admission.ticket import Ticket
 from epp.datalayer.homes import Homes
 from epp.datalayer.inflight import Entry, Ledger
 from epp.datalayer.models import ModelProbe, serving
@@ -30,6 +31,7 @@ from epp.domain.views import Abort, AnswerHead, AnswerPlan, Clock, Ending, Repor
 from epp.parsing.body import MODEL_HEADER, rewrite_target
 from epp.parsing.rewrite import splice_model
 from epp.parsing.select import Parsers
+from epp.queues import Place, Queues
 from epp.scheduling.contract import Cycle
 from epp.scheduling.scheduler import Scheduler
 from epp.scheduling.subset import subset_rows
@@ -45,6 +47,7 @@ _FAIRNESS_OF_GATEWAY = "x-gateway-inference-fairness-id"
 _MODELLED = (Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.ANTHROPIC, Api.RERANK)
 """APIs whose model must be served by the endpoint."""
 REASONS_HEADER = "x-epp-decision"
+_LENGTH_DIGITS = 16
 _TOKEN_BYTES = 4
 """Of text in a token, as everywhere in the prefix estimate."""
 MODEL_CHARS_MAX = 4096
@@ -87,7 +90,9 @@ class Director:
         seed: Callable[[], int],
         models: ModelProbe | None = None,
         observation: Observation | None = None,
+        queues: Queues | None = None,
     ) -> None:
+        """With `queues` requests wait for room; without them the gate alone decides."""
         self.parsers = parsers
         self.scheduler = scheduler
         self.gate = gate
@@ -102,6 +107,7 @@ class Director:
         self.clock = clock
         self.seed = seed
         self.observation = observation or Observation(ledger, Random(0))
+        self.queues = queues
         self.homes = Homes()
         self.outputs = OutputLengths()
         self.kept_bytes = 0
@@ -115,6 +121,10 @@ class Director:
     def open_answer(self) -> RequestCall:
         head = RequestHead(headers={}, method="", path="", request_id="", received_at=self.clock())
         return RequestCall(self, head, None)
+
+    def flow_of(self, headers: Mapping[str, str]) -> tuple[int, str]:
+        """Priority, and fairness id (empty for none), that the headers ask for."""
+        return 0, headers.get(_FAIRNESS) or headers.get(_FAIRNESS_OF_GATEWAY) or ""
 
     def candidates(self, snapshot: Snapshot, subset: tuple[str, ...] | None, request: Request) -> Ints:
         """Rows that may be chosen; raises Refused when there are none."""
@@ -160,8 +170,8 @@ class RequestCall:
     """One request; see domain.views.Call for what each method means."""
 
     __slots__ = (
-        "_abort", "_d", "_decision", "_endpoint", "_entry", "_head", "_kept", "_meter", "_over", "_request",
-        "_status", "_streaming", "_subset", "_trace", "_watch",
+        "_abort", "_body", "_d", "_decision", "_endpoint", "_entry", "_head", "_kept", "_meter", "_over",
+        "_request", "_status", "_streaming", "_subset", "_ticket", "_trace", "_watch",
     )  # fmt: skip
 
     def __init__(self, director: Director, head: RequestHead, abort: Abort | None) -> None:
@@ -174,6 +184,9 @@ class RequestCall:
         """Until the answer begins: it holds a snapshot."""
         self._endpoint: Endpoint | None = None
         """Who serves the request, as far as we know."""
+        self._body: Body = b""
+        """While the request waits."""
+        self._ticket: Ticket[Place] | None = None
         self._kept = 0
         self._entry: Entry | None = None
         self._meter: RequestMeter | None = None
@@ -190,7 +203,14 @@ class RequestCall:
         self._subset = subset
 
     def refuse_early(self) -> Answer | None:
-        return None
+        queues, headers = self._d.queues, self._head.headers
+        if queues is None:
+            return None
+        length = headers.get("content-length", "")
+        known = length.isascii() and length.isdigit() and len(length) < _LENGTH_DIGITS
+        priority, flow = self._d.flow_of(headers)
+        refused = queues.early(priority, flow, int(length) if known else 0)
+        return None if refused is None else self.refuse(refused)
 
     def refuse(self, refused: Refused) -> Answer:
         d, request = self._d, self._request
@@ -207,17 +227,45 @@ class RequestCall:
             log.debug("refused", extra={"request_id": self._head.request_id, "reason": refused.reason.name})
         return answer_of(refused)
 
-    def decide(self, body: Body, *, truncated: bool = False, scanned: Scanned | None = None) -> Verdict:
+    def decide(
+        self, body: Body, *, truncated: bool = False, scanned: Scanned | None = None
+    ) -> Verdict | Awaitable[Verdict]:
         try:
-            return self._route(body, truncated, scanned)
+            request = self._parse(body, truncated, scanned)
+            queues = self._d.queues
+            if queues is None:
+                return self._place(request, body)
+            self._body = body
+            self._ticket, verdict = queues.enter(self, request)
+            return verdict
         except Refused as refused:
             return self.refuse(refused)
         except Exception:
-            log.exception("request %s failed by a fault of ours", self._head.request_id)
-            self._d.metrics.internal_error("request")
-            return self.refuse(Refused(Reason.INTERNAL, "the endpoint picker failed; its log says why"))
+            return self._failed()
 
-    def _route(self, body: Body, truncated: bool, scanned: Scanned | None) -> Route:
+    def go(self) -> Verdict:
+        """There is room for the request, which waited for it."""
+        body, self._body = self._body, b""
+        try:
+            assert self._request is not None
+            return self._place(self._request, body)
+        except Refused as refused:
+            return self.refuse(refused)
+        except Exception:
+            return self._failed()
+
+    def abort(self, refused: Refused) -> None:
+        """More important work needs the capacity."""
+        answer = self.refuse(refused)
+        if self._abort is not None:
+            self._abort(answer)
+
+    def _failed(self) -> Answer:
+        log.exception("request %s failed by a fault of ours", self._head.request_id)
+        self._d.metrics.internal_error("request")
+        return self.refuse(Refused(Reason.INTERNAL, "the endpoint picker failed; its log says why"))
+
+    def _parse(self, body: Body, truncated: bool, scanned: Scanned | None) -> Request:
         d, head = self._d, self._head
         headers = head.headers
         trace = self._trace = d.tracer.request(head)
@@ -233,17 +281,28 @@ class RequestCall:
         if traced:
             trace.parsed(request)
         self._streaming = request.stream  # should the answer's headers not be shown to us
-        if flow := headers.get(_FAIRNESS) or headers.get(_FAIRNESS_OF_GATEWAY):
+        priority, flow = d.flow_of(headers)
+        request.priority = priority
+        if flow:
             request.fairness_id = flow
+        if traced:
+            trace.enter("admit")
+        return request
+
+    def _place(self, request: Request, body: Body) -> Route:
+        """Choose an endpoint, on the pool as it is now."""
+        d, head, trace = self._d, self._head, self._trace
+        headers = head.headers
+        model, target = request.model, request.target_model
+        traced = trace is not UNTRACED
         snapshot = d.store.snapshot
         now = d.clock()
         observation = d.observation
         if observation.heap:
             observation.settle(now)
         rows = d.candidates(snapshot, self._subset, request)
-        if traced:
-            trace.enter("admit")
-        d.gate.admit(request, snapshot, rows, now)
+        if d.queues is None:
+            d.gate.admit(request, snapshot, rows, now)
         if traced:
             trace.enter("schedule")
         try:
@@ -394,6 +453,12 @@ class RequestCall:
             self._entry.end()
         if self._decision is not None:
             self._forget()
+        self._body = b""
+        if self._ticket is not None and d.queues is not None:
+            usage = report.usage or Usage()
+            d.queues.ended(
+                self._ticket, input_tokens=usage.prompt_tokens, output_tokens=usage.completion_tokens
+            )
         d.metrics.ended(ending)
         if request is not None and endpoint is not None:
             self._account(request, endpoint, report)
