@@ -2,6 +2,7 @@
 
 use std::net::{TcpListener, ToSocketAddrs};
 use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -19,7 +20,7 @@ use crate::handoff::{Down, Handoff, Up};
 use crate::io::{self, Listening, Options};
 use crate::prompt::ScanPlan;
 use crate::tls;
-use crate::types::{Api, Verdict};
+use crate::types::{Api, Refusal, Verdict};
 
 const BACKLOG: i32 = 1024;
 
@@ -137,27 +138,34 @@ impl Server {
         self.here()?;
         let list = PyList::empty(py);
         for (id, up) in self.handoff.take(limit) {
-            list.append(match up {
-                Up::Nothing => continue,
-                Up::Stream(event, answered) => convert::event_with(py, 0, id, event, answered)?,
-                Up::Health => (0, id, "health").into_pyobject(py)?,
-                Up::Log { warning, text } => (0, id, "log", warning, text).into_pyobject(py)?,
-                Up::Stopped { asked } => (0, id, "stopped", asked).into_pyobject(py)?,
-            })?;
+            if matches!(up, Up::Nothing) {
+                continue;
+            }
+            // The others of the batch must not be lost with one.
+            match self.guarded(|| told(py, id, up)) {
+                Ok(event) => list.append(event)?,
+                Err(error) => {
+                    self.handoff.warn(format!("an event could not be told: {error}"));
+                    let answer = Refusal { status: 500, reason: "internal".into(), ..Refusal::default() };
+                    self.reply(Down::Abort(id, answer));
+                    self.handoff.flush();
+                }
+            }
         }
         Ok(list)
     }
 
     /// The verdict of a request: a Route or an Answer.
     fn decided(&self, id: u64, verdict: &Bound<'_, PyAny>) -> PyResult<()> {
-        let verdict = convert::verdict(verdict)?;
+        let verdict = self.guarded(|| convert::verdict(verdict))?;
         self.reply(Down::Verdict(id, verdict));
         Ok(())
     }
 
     /// The refusal that a limit or an early look asked for.
     fn refused(&self, id: u64, answer: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.reply(Down::Verdict(id, Verdict::Refuse(convert::refusal(answer)?)));
+        let refusal = self.guarded(|| convert::refusal(answer))?;
+        self.reply(Down::Verdict(id, Verdict::Refuse(refusal)));
         Ok(())
     }
 
@@ -168,13 +176,13 @@ impl Server {
 
     /// Headers to set on an answer that waits for them.
     fn set_answer(&self, id: u64, fields: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.reply(Down::AnswerSet(id, convert::pairs(fields)?));
+        self.reply(Down::AnswerSet(id, self.guarded(|| convert::pairs(fields))?));
         Ok(())
     }
 
     /// End a request that was let in: by this answer, or by a reset where its own has begun.
     fn abort(&self, id: u64, answer: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.reply(Down::Abort(id, convert::refusal(answer)?));
+        self.reply(Down::Abort(id, self.guarded(|| convert::refusal(answer))?));
         Ok(())
     }
 
@@ -199,6 +207,9 @@ impl Server {
     fn join(&self, py: Python<'_>) {
         let thread = self.thread.lock().take();
         if let Some(thread) = thread {
+            if self.here().is_err() {
+                return std::mem::forget(thread); // it runs in the process that made it
+            }
             py.detach(|| {
                 let _ = thread.join();
             });
@@ -229,6 +240,7 @@ impl Server {
 
     /// What was counted since the last call.
     fn counts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.here()?; // a fork may have been made while the thread held the lock
         let taken = self.counts.take();
         let dict = PyDict::new(py);
         dict.set_item("closed", taken.closed)?;
@@ -247,6 +259,14 @@ impl Server {
             return Ok(());
         }
         Err(PyRuntimeError::new_err("the transport belongs to the process that made it, not to its fork"))
+    }
+
+    /// A panic is an Exception for Python, which ends the stream at hand, and a fault that is counted.
+    fn guarded<T>(&self, step: impl FnOnce() -> PyResult<T>) -> PyResult<T> {
+        catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
+            self.counts.fault();
+            Err(PyRuntimeError::new_err("a fault of the native transport"))
+        })
     }
 
     fn reply(&self, down: Down) {
@@ -271,6 +291,16 @@ impl Drop for Server {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+}
+
+fn told(py: Python<'_>, id: u64, up: Up) -> PyResult<Bound<'_, PyTuple>> {
+    match up {
+        Up::Nothing => Ok(PyTuple::empty(py)),
+        Up::Stream(event, answered) => convert::event_with(py, 0, id, event, answered),
+        Up::Health => (0, id, "health").into_pyobject(py),
+        Up::Log { warning, text } => (0, id, "log", warning, text).into_pyobject(py),
+        Up::Stopped { asked } => (0, id, "stopped", asked).into_pyobject(py),
     }
 }
 

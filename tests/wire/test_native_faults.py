@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,12 +80,12 @@ class BreakingDoor(FakeDoor):
 
     broken: list[BrokenCall] = field(default_factory=list)
 
-    def open(self, head: RequestHead) -> FakeCall:
+    def open(self, head: RequestHead, *more: Any) -> FakeCall:
         breaks = frozenset(head.headers.get("x-break", "").split(","))
         if "open" in breaks:
             raise Broken("open")
         if breaks == {""}:
-            return super().open(head)
+            return super().open(head, *more)
         self.broken.append(BrokenCall(head, self, breaks=breaks))
         return self.broken[-1]
 
@@ -96,6 +98,14 @@ async def until(so: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not so():
             await asyncio.sleep(0.005)
+
+
+async def status_of(call: Any) -> grpc.StatusCode:
+    """Behind whatever was sent before it."""
+    with suppress(grpc.aio.AioRpcError):
+        while await call.read() is not grpc.aio.EOF:
+            pass
+    return await call.code()
 
 
 async def check_served(channel: grpc.aio.Channel, door: BreakingDoor) -> None:
@@ -162,8 +172,9 @@ async def test_a_fault_during_the_answer_ends_its_stream(method: str, ask: bool)
         await call.write(gw.request_headers(breaking(method), end=True))
         await call.read()
         await call.write(gw.answer_headers())
-        await call.write(gw.answer_body(b"token"))
-        assert await call.code() is grpc.StatusCode.UNAVAILABLE
+        if method == "first_token":
+            await call.write(gw.answer_body(b"token"))
+        assert await status_of(call) is grpc.StatusCode.UNAVAILABLE
         await check_served(channel, door)
         await check_nothing_is_left(served, sink, errors=1)
         assert door.broken[0].endings == [Ending.ERROR]
@@ -196,3 +207,36 @@ async def test_a_health_check_that_fails_is_answered() -> None:
             check = channel.unary_unary("/grpc.health.v1.Health/Check")
             assert await check(b"", timeout=10) == b"\x08\x02"  # NOT_SERVING
         assert sink.errors == ["stream"]
+
+
+FORK = """
+import os
+from inference_epp_native import Server
+
+server = Server(
+    max_body_bytes=1, max_buffered_bytes=1, max_streams=1, max_message_bytes=1, progress_timeout_s=1,
+    answer_timeout_s=1, ask_headers=False, health_checking=False, gap_bounds=[], stream_bounds=[1],
+    handoff_bounds=[1],
+)
+server.start("127.0.0.1:0")
+child = os.fork()
+if child == 0:
+    refused = 0
+    for call in (server.counts, lambda: server.drain(1), lambda: server.stop(0)):
+        try:
+            call()
+        except RuntimeError:
+            refused += 1
+    server.join()  # returns, though the thread is not here
+    del call, server
+    os._exit(0 if refused == 3 else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+del server  # ends its thread, though nobody stopped it
+assert os.listdir("/proc/self/task") == [str(os.getpid())]
+"""
+
+
+async def test_a_fork_has_no_part_in_the_transport() -> None:
+    forking = await asyncio.create_subprocess_exec(sys.executable, "-W", "ignore", "-c", FORK)
+    async with asyncio.timeout(20):
+        assert await forking.wait() == 0
