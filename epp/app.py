@@ -27,6 +27,7 @@ from epp.admission.gate import Gate
 from epp.config.loaded import Loaded
 from epp.config.own import Observe, OwnBlock
 from epp.datalayer.inflight import Ledger
+from epp.datalayer.objectives import Objectives
 from epp.datalayer.observation.gateways import Mode
 from epp.datalayer.observation.observation import Observation, Rules, SettledLedger
 from epp.datalayer.outliers import Outliers, recover
@@ -75,12 +76,19 @@ class Options:
     web: WebOptions = field(default_factory=WebOptions)
     drain_timeout_s: float = 30.0
     endpoints_file: Path | None = None
+    objectives_path: Path | None = None
+    objectives_pool: str = ""
+    """Only its objectives count; empty for every pool's."""
     scrape_interval_s: float | None = None
     staleness_s: float = 2.0
     subset_filter: bool = True
     emit_scores: bool = False
     tracing: bool = True
     notices: tuple[str, ...] = ()
+
+
+def _given(path: str) -> Path | None:
+    return Path(path) if path else None
 
 
 def _new_id() -> str:
@@ -113,6 +121,7 @@ class App:
         )
         self.store.observe(self.scheduler)
         self.decisions = DecisionLog(own.decision_log_size)
+        self.objectives = Objectives(own.objectives.default_priority)
         self.tracer = open_tracer(options.tracing, os.environ if environ is None else environ)
         self.feeds = Feeds(
             loaded.data,
@@ -123,6 +132,9 @@ class App:
             errors=ScrapeCounts(self.metrics),
             reachability=None if self.outliers is None else Reach(self.outliers, self.metrics),
             first_tokens=self.observation,
+            objectives=self.objectives,
+            objectives_path=options.objectives_path or _given(own.objectives.path),
+            pool=options.objectives_pool,
         )
         settled = SettledLedger(self.ledger, self.observation, monotonic)
         self.metrics.watch_pool(options.pool_name, self.store, settled, monotonic, options.staleness_s)
@@ -226,7 +238,8 @@ class App:
         return reasons
 
     async def run(self) -> None:
-        """Serve until stopped. Raises OSError for taken ports and EndpointsFileError for a bad first file."""
+        """Serve until stopped. Raises OSError for taken ports, EndpointsFileError and ObjectivesError for
+        what is wrong in the first files."""
         self.feeds.load()
         await self.transport.start()
         try:

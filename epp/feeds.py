@@ -1,22 +1,31 @@
-"""What feeds the store: discovery, name resolution, scraping and model lists, as the configuration asks."""
+"""What feeds the store: discovery, name resolution, scraping and model lists, as the configuration asks.
+
+And what feeds the objectives.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Sequence
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from epp.config.data import FILE_DISCOVERY, DataSettings
+from epp.config.objectives import read_objectives
 from epp.datalayer.counting import FirstTokens, Reachability, ScrapeErrors
 from epp.datalayer.endpoints_file import EndpointsFileError
 from epp.datalayer.files import FileDiscovery
 from epp.datalayer.models import ModelProbe
+from epp.datalayer.objectives import ObjectiveFiles, Objectives
 from epp.datalayer.pace import DEFAULT_INTERVAL_S, Pace
 from epp.datalayer.resolve import Resolver
 from epp.datalayer.scrape import Scraper
 from epp.datalayer.store import Store
 from epp.domain.endpoint import EndpointSpec
+
+OBJECTIVES = "objectives"
+"""Their name where refused files are counted."""
 
 
 class Feeds:
@@ -33,8 +42,14 @@ class Feeds:
         errors: ScrapeErrors,
         reachability: Reachability | None = None,
         first_tokens: FirstTokens | None = None,
+        objectives: Objectives | None = None,
+        objectives_path: Path | None = None,
+        pool: str = "",
     ) -> None:
-        """Raises ValueError without any discovery, OSError for TLS files that cannot be used."""
+        """Raises ValueError without any discovery, OSError for TLS files that cannot be used.
+
+        Objectives are those of `pool`; of every pool when it is empty.
+        """
         self._resolver = Resolver(lambda specs: store.set_endpoints(specs, monotonic()))
         if endpoints_file is not None and data.discovery is not None:
             raise ValueError("--endpoints-file and a file-discovery plugin exclude each other")
@@ -49,6 +64,14 @@ class Feeds:
             )
         self._errors = errors
         self._files = FileDiscovery(path, self._found, watch=watch, refused=self._file_refused)
+        self._objectives: ObjectiveFiles | None = None
+        if objectives is not None and objectives_path is not None:
+            self._objectives = ObjectiveFiles(
+                objectives_path,
+                objectives,
+                partial(read_objectives, pool=pool),
+                refused=partial(errors.poll_errors, OBJECTIVES),
+            )
         self.scraper: Scraper | None = None
         if data.scrape is not None:
             interval_s = data.scrape.interval_s or scrape_interval_s or DEFAULT_INTERVAL_S
@@ -72,12 +95,16 @@ class Feeds:
         self._errors.poll_errors(FILE_DISCOVERY)
 
     def load(self) -> None:
-        """First reading of the endpoints file; raises EndpointsFileError."""
+        """First reading of the files; raises EndpointsFileError and ObjectivesError."""
+        if self._objectives is not None:
+            self._objectives.load()
         self._files.load()
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """What is to run; each ends only by cancellation, or at once when there is nothing to watch."""
         work = [self._files.run(), self._resolver.run()]
+        if self._objectives is not None:
+            work.append(self._objectives.run())
         if self.scraper is not None:
             work.append(self.scraper.run())
         if self.models is not None:

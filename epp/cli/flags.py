@@ -105,6 +105,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--config-file",), click.Path(), "", "EndpointPickerConfig file"),
     Flag(("--config-text",), str, "", "EndpointPickerConfig as text, instead of a file"),
     Flag(("--endpoints-file",), click.Path(), "", "endpoints file, watched; instead of a file-discovery plugin"),
+    Flag(("--objectives-path",), click.Path(), "", "file or folder of InferenceObjective documents, watched"),
     Flag(("--preset",), str, "", "built-in policy, when no configuration is given; see epp plugins --presets"),
     Flag(("--allow-experimental-plugins",), BOOL, False, "accept plugins of level alpha"),
     Flag(("--pool-name",), str, "", "name of the pool in metrics"),
@@ -218,9 +219,9 @@ def notices(argv: Sequence[str]) -> list[str]:
     ]
 
 
-def pool_name(value: str) -> str:
+def pool_name(value: str, *, fallback: str = "default") -> str:
     """The pool's name in metrics: the flag, else the environment's POD_NAME without its two suffixes."""
     if value:
         return value
     match = re.fullmatch(r"(.+)-[a-z0-9]+-[a-z0-9]+", os.environ.get("POD_NAME", ""))
-    return match[1] if match else "default"
+    return match[1] if match else fallback

@@ -103,6 +103,9 @@ def _options(flags: dict[str, Any]) -> Any:
         web=web,
         drain_timeout_s=flags["drain_timeout"],
         endpoints_file=_path(flags["endpoints_file"]),
+        objectives_path=_path(flags["objectives_path"]),
+        # Where the pool has no name, nobody can have meant another by naming one.
+        objectives_pool=pool_name(flags["pool_name"], fallback=""),
         scrape_interval_s=flags["refresh_metrics_interval"],
         staleness_s=flags["metrics_staleness_threshold"],
         subset_filter=not flags["disable_endpoint_subset_filter"],

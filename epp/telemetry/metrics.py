@@ -38,7 +38,9 @@ class Limits:
     """How far labels that others make up may grow."""
 
     names: int = 1000
-    """Distinct model names, and fairness ids; the reference's limit."""
+    """Distinct model names; the reference's limit."""
+    flows: int = 1000
+    """Distinct fairness ids."""
     meters: int = 2000
     """Label sets of requests; from there on the fairness id is left out, from twice that on everything is."""
     cells: int = 10_000
@@ -77,7 +79,7 @@ class Metrics:
     ) -> None:
         self._limits = limits or Limits()
         self._models = Names(self._limits.names)
-        self._flows = Names(self._limits.names)
+        self._flows = Names(self._limits.flows)
         self._meters: dict[tuple[str, str, str, int | None], RequestMeter] = {}
         self._numbers: dict[str, dict[Key, float]] = {}
         self._histograms: dict[str, dict[Key, Histogram]] = {}
@@ -122,6 +124,10 @@ class Metrics:
     def pin_models(self, names: Iterable[str]) -> None:
         """Model names that are shown whatever clients make up: those of the configuration and the pool."""
         self._models.pin(names)
+
+    def pin_flows(self, fairness_ids: Iterable[str]) -> None:
+        """The same for fairness ids: those of the configuration."""
+        self._flows.pin(fairness_ids)
 
     def watch_pool(
         self,

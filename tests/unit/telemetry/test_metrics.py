@@ -17,7 +17,7 @@ from tests.builders import endpoint, snapshot
 from tests.unit.telemetry.pages import Page, joined, page
 from tests.unit.telemetry.test_pool import Inflight, Source
 
-FEW = Limits(names=10, meters=20, cells=30)
+FEW = Limits(names=10, flows=10, meters=20, cells=30)
 
 
 class Answers:
