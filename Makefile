@@ -1,7 +1,7 @@
 # make demo   a real Envoy, eight simulated engines and epp, compared with round robin; ARGS=--exit leaves at once
 # make test   lint, types, layers, all tests
 # make fuzz   a million malformed messages, bodies and connections for the compiled transport
-# make bench  the gateway benchmark: plain Envoy, a logic-free picker, epp
+# make bench  the data path: plain Envoy, a logic-free picker, both transports, open streams, the hand-off; ARGS=--quick
 # make lock   resolve the dependencies again
 .DELETE_ON_ERROR:
 .PHONY: demo test lint types layers native fuzz unit bench lock setup clean
@@ -53,7 +53,7 @@ unit: $(VENV)/.native
 	$(BIN)/pytest -q -n auto --dist loadfile $(ARGS)
 
 bench: $(VENV)/.native
-	$(BIN)/python bench/gateway.py $(ARGS)
+	$(BIN)/python bench/datapath.py $(ARGS)
 
 lock: $(VENV)/bin/uv
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --group dev --generate-hashes --no-emit-index-url pyproject.toml -o requirements.lock
