@@ -33,6 +33,7 @@ from epp.datalayer.observation.observation import Observation, Rules, SettledLed
 from epp.datalayer.outliers import Outliers, recover
 from epp.datalayer.store import Store
 from epp.director import Director, Settings
+from epp.domain.views import EndpointObserver
 from epp.extproc import native
 from epp.extproc.certificates import from_directory, self_signed
 from epp.extproc.grpcio import GrpcioTransport
@@ -40,6 +41,7 @@ from epp.extproc.health import Health, serve_health
 from epp.extproc.native import NativeTransport
 from epp.extproc.transport import Limits, Tls, Transport
 from epp.feeds import Feeds
+from epp.flowcontrol import open_queues
 from epp.parsing.select import Parsers
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.otel import open_tracer
@@ -50,6 +52,8 @@ log = logging.getLogger("epp.app")
 
 _QUIET_S = 3.0
 """A picker without open streams goes this long after SIGTERM: gateways check health every second or two."""
+_LAST_WORDS_S = 1.0
+"""For the answers of those who wait when the deadline comes."""
 _TICK_S = 0.05
 _TIMED_EVERY = 32
 """Plugins are timed in one of so many decisions: timing them all costs a tenth of a decision."""
@@ -143,6 +147,14 @@ class App:
             if isinstance(step.plugin, SizedIndex):
                 self.metrics.watch_prefix_index(step.name, step.type_name, partial(entries_of, step.plugin))
         chance = Random(secrets.randbits(64))
+        self.queues = open_queues(
+            loaded,
+            store=self.store,
+            ledger=self.ledger,
+            objectives=self.objectives,
+            clock=monotonic,
+            chance=chance,
+        )
         self.director = director = Director(
             parsers=Parsers(loaded.parsers),
             scheduler=self.scheduler,
@@ -152,6 +164,7 @@ class App:
             outliers=self.outliers,
             models=self.feeds.models,
             observation=self.observation,
+            queues=self.queues,
             metrics=self.metrics,
             tracer=self.tracer,
             decisions=self.decisions,
@@ -162,6 +175,10 @@ class App:
         self.health = Health(lambda: not self.missing())
         self.transport = self._transport(director, own)
         self.metrics.watch_transport(self.transport_name, self.transport.collect)
+        if self.queues is not None:
+            self.queues.on_waiting = self.transport.hurry
+        if isinstance(loaded.detector.plugin, EndpointObserver):
+            self.store.observe(loaded.detector.plugin)
         self.web = WebServer(
             options.web,
             metrics=self.metrics,
@@ -201,6 +218,7 @@ class App:
                 reload_tls=options.cert_reload,
                 ready=(lambda: not self.missing()) if options.health_checking else None,
                 scan=director.parsers.scannable,
+                early=self.queues is not None,
             )
         return GrpcioTransport(
             director,
@@ -294,7 +312,10 @@ class App:
             await asyncio.sleep(_TICK_S)
 
     async def _close(self) -> None:
-        await self.transport.stop(0)
+        grace_s = 0.0
+        if self.queues is not None and self.queues.shutdown():
+            grace_s = _LAST_WORDS_S
+        await self.transport.stop(grace_s)
         if self._health_server is not None:
             await self._health_server.stop(0)
         await self.web.stop()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from msgspec import Struct
 
@@ -36,6 +36,7 @@ class SnapshotSource(Protocol):
     def snapshot(self) -> Snapshot: ...
 
 
+@runtime_checkable
 class EndpointObserver(Protocol):
     """A live view with columns by slot. Called by the one writer before the slot is given to another."""
 

@@ -169,6 +169,9 @@ class GrpcioTransport:
             self._cut_off_at = self._clock() + grace_s
             await self._server.stop(grace_s)
 
+    def hurry(self, hurry: bool) -> None:
+        """Everything is told as it happens."""
+
     def collect(self) -> None:
         """Everything is counted as it happens."""
 

@@ -160,6 +160,9 @@ class NativeTransport:
         self._loop.remove_reader(self._server.wake_fd)
         self.collect()
 
+    def hurry(self, hurry: bool) -> None:
+        self._server.set_eager(hurry)
+
     def collect(self) -> None:
         server, sink = self._server, self._sink
         counts = server.counts()

@@ -82,5 +82,8 @@ class Transport(Protocol):
     async def stop(self, grace_s: float) -> None:
         """Refuse new streams, wait for the open ones so long, then cut them off."""
 
+    def hurry(self, hurry: bool) -> None:
+        """While true, the end of a request is told at once: something waits for its place."""
+
     def collect(self) -> None:
         """Bring the sink up to date; called before metrics are read."""

@@ -100,6 +100,9 @@ impl Handoff {
 
     pub fn set_eager(&self, eager: bool) {
         self.eager.store(eager, Ordering::Relaxed);
+        if eager {
+            self.tick(); // what lies there already
+        }
     }
 
     // --- I/O thread ---------------------------------------------------------------------------------------
