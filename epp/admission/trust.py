@@ -73,6 +73,7 @@ class Trust:
         self._keys: tuple[str, ...] = ()
         self._open = settings is None
         self._settings = s = settings or TrustSettings()
+        self._secrets = s.secrets
         self.tenants = s.tenants
         """Known fairness ids, if they are listed."""
         if settings is None:
@@ -86,6 +87,10 @@ class Trust:
         )
         self._guarded = tuple((taken, names) for taken, names in rules if taken is not Taken.CLIENTS)
         self._keys = tuple(name for name in (s.marker, s.secret) if name)
+
+    def replace_secrets(self, secrets: tuple[bytes, ...]) -> None:
+        """From now on these count."""
+        self._secrets = secrets
 
     def controls(self, headers: Mapping[str, str]) -> Controls:
         """`headers` with names in lower case. Never raises: what cannot be read is as if it had not come."""
@@ -115,7 +120,7 @@ class Trust:
             value = headers.get(s.marker)
             return value is not None and (not s.marker_value or value == s.marker_value)
         if taken is Taken.SECRET:
-            return _same(headers.get(s.secret, ""), s.secrets)
+            return _same(headers.get(s.secret, ""), self._secrets)
         return False
 
 

@@ -68,6 +68,24 @@ class Secret(_Block, frozen=True):
         if bool(self.file) == bool(self.env):
             raise ValueError("a secret is read from a 'file' or from 'env', one of them")
 
+    def read(self, environ: Mapping[str, str]) -> tuple[bytes, ...]:
+        """Raises ValueError, without a word of the secret."""
+        if self.env:
+            where, data = f"environment variable {self.env}", environ.get(self.env, "").encode(errors="surrogateescape")
+        else:
+            where = self.file
+            try:
+                with Path(self.file).open("rb") as file:
+                    data = file.read(MAX_SECRET_BYTES + 1)
+            except OSError as error:
+                raise ValueError(f"trust.secret: {where} cannot be read: {error.strerror}") from error
+        if len(data) > MAX_SECRET_BYTES:
+            raise ValueError(f"trust.secret: {where} is longer than {MAX_SECRET_BYTES} bytes")
+        lines = tuple(line.strip() for line in data.splitlines() if line.strip())
+        if not lines:
+            raise ValueError(f"trust.secret: {where} holds no secret")
+        return lines
+
 
 class Trust(_Block, frozen=True):
     """What is not named here is stripped."""
@@ -107,25 +125,6 @@ class Trust(_Block, frozen=True):
             marker=marker.header.lower() if marker else "",
             marker_value=marker.value if marker else "",
             secret=secret.header.lower() if secret else "",
-            secrets=_read(secret, environ) if secret else (),
+            secrets=secret.read(environ) if secret else (),
             tenants=None if self.tenants is None else frozenset(self.tenants),
         )
-
-
-def _read(secret: Secret, environ: Mapping[str, str]) -> tuple[bytes, ...]:
-    """Without a word of it in any complaint."""
-    if secret.env:
-        where, data = f"environment variable {secret.env}", environ.get(secret.env, "").encode()
-    else:
-        where = secret.file
-        try:
-            with Path(secret.file).open("rb") as file:
-                data = file.read(MAX_SECRET_BYTES + 1)
-        except OSError as error:
-            raise ValueError(f"trust.secret: {where} cannot be read: {error.strerror}") from error
-    if len(data) > MAX_SECRET_BYTES:
-        raise ValueError(f"trust.secret: {where} is longer than {MAX_SECRET_BYTES} bytes")
-    lines = tuple(line.strip() for line in data.splitlines() if line.strip())
-    if not lines:
-        raise ValueError(f"trust.secret: {where} holds no secret")
-    return lines
