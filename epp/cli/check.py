@@ -10,6 +10,9 @@ import click
 from rich.table import Table
 from rich.text import Text
 
+from epp.admission.band import BandSettings
+from epp.admission.limits import Limits
+from epp.admission.settings import FlowControlSettings
 from epp.cli.output import complain, console, plain
 from epp.config.describe import roles_of_plugin, values_of
 from epp.config.loaded import Loaded
@@ -48,6 +51,8 @@ def check(config: Path | None, preset: str | None, allow_experimental_plugins: b
     out = console()
     out.print(_profiles(loaded))
     out.print(_surroundings(loaded))
+    if loaded.flow is not None:
+        out.print(_queues(loaded, loaded.flow))
 
 
 def _profiles(loaded: Loaded) -> Table:
@@ -91,6 +96,41 @@ def _surroundings(loaded: Loaded) -> Table:
         if parser.type_name not in {instance.type_name for instance in loaded.instances}:
             table.add_row("parser", parser.type_name, "default", "")
     return table
+
+
+def _queues(loaded: Loaded, flow: FlowControlSettings) -> Table:
+    names = {id(step.plugin): step.name for step in loaded.policies}
+    table = Table(title="queues", title_justify="left", caption_justify="left")
+    for name in ("priority", "max requests", "max bytes", "fairness", "order"):
+        table.add_column(name, no_wrap=True)
+    bands: list[tuple[str, BandSettings]] = [
+        (str(priority), band) for priority, band in sorted(flow.registry.bands.items(), reverse=True)
+    ]
+    bands.append(("others", flow.registry.default))
+    if flow.registry.negative is not None:
+        bands.append(("others below 0", flow.registry.negative))
+    for name, band in bands:
+        policies = names[id(band.fairness)], names[id(band.order)]
+        table.add_row(name, *_limits(band.limits), *policies)
+    table.add_row("all together", *_limits(flow.limits), "", "")
+    table.caption = (
+        f"a request waits {_wait(flow.ttl_s)}, while there is no endpoint {_wait(flow.no_endpoint_ttl_s)}; "
+        f"bands are held back by {names[id(flow.usage)]}; running requests are "
+        f"{'aborted for more important ones' if flow.eviction is not None else 'left alone'}"
+    )
+    return table
+
+
+def _limits(limits: Limits) -> tuple[str, str]:
+    return _limit(limits.max_requests), _limit(limits.max_bytes)
+
+
+def _limit(amount: int | None) -> str:
+    return "unlimited" if amount is None else f"{amount:,}"
+
+
+def _wait(seconds: float | None) -> str:
+    return "without end" if seconds is None else f"at most {seconds:g} s"
 
 
 def _title(instance: Instance) -> str:

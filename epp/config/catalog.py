@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from epp import plugins
-from epp.admission import saturation
+from epp.admission import attained, burst, eviction, fairness, order, saturation, usage, vtc
 from epp.config import data
 from epp.parsing.parser import Parser
 from epp.parsing.select import PARSERS
@@ -31,10 +31,25 @@ class Kind(StrEnum):
 
     SCHEDULING = "scheduling"
     SATURATION = "saturation detector"
+    FAIRNESS = "fairness policy"
+    ORDER = "ordering policy"
+    USAGE = "usage limit policy"
+    EVICTION_FILTER = "eviction filter"
+    EVICTION_ORDER = "eviction order"
     PARSER = "parser"
     SOURCE = "data source"
     EXTRACTOR = "extractor"
     DISCOVERY = "discovery"
+
+
+_ADMISSION: tuple[tuple[Kind, Iterable[PluginType[Any]]], ...] = (
+    (Kind.SATURATION, (*saturation.PLUGINS, *burst.PLUGINS)),
+    (Kind.FAIRNESS, (*fairness.PLUGINS, *attained.PLUGINS, *vtc.PLUGINS)),
+    (Kind.ORDER, order.PLUGINS),
+    (Kind.USAGE, usage.PLUGINS),
+    (Kind.EVICTION_FILTER, [row for row in eviction.PLUGINS if hasattr(row.build, "evictable")]),
+    (Kind.EVICTION_ORDER, [row for row in eviction.PLUGINS if hasattr(row.build, "eviction_key")]),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +103,9 @@ def catalog() -> Catalog:
 def _built_in() -> Iterator[Row]:
     for row in plugins.PLUGINS:
         yield Row(row, Kind.SCHEDULING)
-    for row in saturation.PLUGINS:
-        yield Row(row, Kind.SATURATION)
+    for kind, rows in _ADMISSION:
+        for row in rows:
+            yield Row(row, kind)
     for name, make in PARSERS.items():
         yield Row(PluginType(name, NoParameters, _parser_of(make), _paths(make())), Kind.PARSER)
     kinds = {data.FILE_DISCOVERY: Kind.DISCOVERY}

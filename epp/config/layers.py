@@ -19,7 +19,7 @@ from epp.config.data import (
     DataSettings,
 )
 from epp.config.not_built import BLOCKS, refusal
-from epp.config.problems import Report, choices, nearest
+from epp.config.problems import Report, choices
 from epp.config.resolve import Instance, Instances
 from epp.config.schema import (
     API_VERSION,
@@ -34,14 +34,10 @@ from epp.parsing.select import default_parsers
 from epp.scheduling.profile import Named
 
 DEFAULT_DETECTOR = "utilization-detector"
-FLOW_CONTROL = "flowControl"
-HA_DATASTORE = "haPopulateNonLeaderDatastore"
-_GATES = (FLOW_CONTROL, HA_DATASTORE)
-_BOOLS = {"true": True, "false": False}
 
 
 def check_header(config: EndpointPickerConfig, report: Report) -> None:
-    """apiVersion, kind and feature gates."""
+    """apiVersion and kind."""
     version, kind = config.api_version, config.kind
     if version == DEPRECATED_API_VERSION:
         report.notice(("apiVersion",), f"'{version}' is deprecated; write '{API_VERSION}'")
@@ -54,33 +50,16 @@ def check_header(config: EndpointPickerConfig, report: Report) -> None:
     if kind != KIND and not report.blames(("kind",)):
         what = f"unknown kind '{kind}'" if kind else "'kind' is required"
         report.error(("kind",) if kind else (), f"{what}; it is '{KIND}'")
-    for i, word in enumerate(config.feature_gates):
-        at = ("featureGates", i)
-        gate, given, value = word.partition("=")
-        if gate not in _GATES:
-            report.error(at, f"unknown feature gate '{gate}'{nearest(gate, _GATES)}")
-        elif given and value.lower() not in _BOOLS:
-            report.error(at, f"feature gate '{gate}' takes true or false, not '{value}'")
-        elif gate == FLOW_CONTROL and _BOOLS.get(value.lower(), True):
-            report.error(at, refusal("feature gate 'flowControl'", BLOCKS[FLOW_CONTROL]))
-        elif gate == HA_DATASTORE:
-            report.notice(at, f"'{gate}' has no effect without leader election")
 
 
 def check_blocks(config: EndpointPickerConfig, report: Report) -> None:
     """Fields that are known and not built."""
-    for block, where in ((config.data_layer, "dataLayer"), (config.flow_control, FLOW_CONTROL)):
-        if block is None:
-            continue
-        for field in msgspec.structs.fields(block):
-            name = field.encode_name
-            default = [] if field.default_factory is list else field.default
-            if getattr(block, field.name) == default:
-                continue
-            if where == FLOW_CONTROL and name != "saturationDetector":
-                report.error((where, name), refusal(f"'{name}'", BLOCKS[FLOW_CONTROL]), key=True)
-            elif name in BLOCKS:
-                report.error((where, name), refusal(f"'{name}'", BLOCKS[name]), key=True)
+    layer = config.data_layer
+    for field in msgspec.structs.fields(layer):
+        name = field.encode_name
+        default = [] if field.default_factory is list else field.default
+        if name in BLOCKS and getattr(layer, field.name) != default:
+            report.error(("dataLayer", name), refusal(f"'{name}'", BLOCKS[name]), key=True)
 
 
 def data_instances(layer: DataLayer, instances: Instances) -> dict[str, Instance]:
@@ -139,12 +118,15 @@ def detector_instance(config: EndpointPickerConfig, instances: Instances) -> Ins
         words = "'saturationDetector' at the top is deprecated; it belongs into 'flowControl'"
         instances.report.notice(("saturationDetector",), words, key=True)
     if config.flow_control is not None and config.flow_control.saturation_detector is not None:
-        references.append((config.flow_control.saturation_detector, (FLOW_CONTROL, "saturationDetector")))
+        references.append((config.flow_control.saturation_detector, ("flowControl", "saturationDetector")))
     found: Instance | None = None
-    for reference, at in references:
-        found = instances.refer(reference.plugin_ref, at, Kind.SATURATION)
-    if not references:
-        found = instances.add(DEFAULT_DETECTOR)
+    for reference, at in references or [(PluginRef(), ())]:
+        name = reference.plugin_ref
+        name_at = (*at, "pluginRef")
+        if name:
+            found = instances.refer_at(name, name_at, Kind.SATURATION, default=DEFAULT_DETECTOR)
+        else:
+            found = instances.add(DEFAULT_DETECTOR)
     if found is not None:
         instances.taken.add(found.name)
     return found

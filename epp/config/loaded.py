@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from epp.admission.saturation import SaturationDetector
+from epp.admission.settings import FlowControlSettings
 from epp.config.data import DataSettings
 from epp.config.own import OwnBlock
 from epp.config.problems import Problem
@@ -35,6 +36,10 @@ class Loaded:
     data: DataSettings
     own: OwnBlock
     """The block `epp:`."""
+    flow: FlowControlSettings | None = None
+    """What the queues are built with; None where the feature gate `flowControl` is closed."""
+    policies: tuple[Named[object], ...] = ()
+    """The plugins in `flow`, with their names."""
 
     def scheduler(
         self,

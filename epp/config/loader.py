@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path as FilePath
 
+from epp.admission.settings import FlowControlSettings
 from epp.config import layers, presets
 from epp.config.build import Builder
 from epp.config.catalog import Catalog, catalog
 from epp.config.decode import BAD, decode
+from epp.config.flow import FlowAssembly, tell_closed
+from epp.config.gates import FLOW_CONTROL, read_gates
 from epp.config.loaded import Loaded
 from epp.config.problems import ConfigError, Problem, nearest
 from epp.config.profiles import Profiles
 from epp.config.resolve import Instances
-from epp.config.schema import EndpointPickerConfig
+from epp.config.schema import EndpointPickerConfig, FlowControl
 from epp.config.text import MAX_CHARACTERS, parse
 
 
@@ -59,6 +62,7 @@ def load_text(
     if config is BAD:
         raise ConfigError(report.problems)
     layers.check_header(config, report)
+    gates = read_gates(config.feature_gates, report)
     layers.check_blocks(config, report)
     instances = Instances(plugin_types or catalog(), report, allow_experimental)
     instances.declare(config.plugins)
@@ -74,6 +78,13 @@ def load_text(
     built_detector = layers.build_detector(detector, builder)
     built_parsers = layers.build_parsers(parsers, builder)
     settings = layers.data_settings(data, builder)
+    flow: FlowControlSettings | None = None
+    queues = FlowAssembly(instances, builder)
+    if gates[FLOW_CONTROL]:
+        scrape_s = settings.scrape.interval_s if settings.scrape is not None else None
+        flow = queues.build(config.flow_control or FlowControl(), config.epp, detector, scrape_s)
+    else:
+        tell_closed(config.flow_control, instances)
     layers.tell_unused(instances)
     report.raise_any()
     assert handler is not None
@@ -82,4 +93,5 @@ def load_text(
         source=source, notices=tuple(report.notices), instances=tuple(instances.known.values()),
         profiles=profiles, handler=handler, plugins=layers.scheduling_steps(instances, builder),
         detector=built_detector, parsers=built_parsers, data=settings, own=config.epp,
+        flow=flow, policies=queues.policies,
     )  # fmt: skip

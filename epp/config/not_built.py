@@ -12,7 +12,6 @@ from types import MappingProxyType
 _DISAGGREGATION = "prefill/decode disaggregation is not built"
 _PREDICTION = "predicted latency is not built"
 _KV_EVENTS = "the index of KV-cache events is not built"
-_QUEUES = "queues (flow control) are not built"
 _KUBERNETES = "Kubernetes is not built"
 _TOPOLOGY = "topology is not read from any source"
 _MULTICLUSTER = "pools of several clusters are not built"
@@ -62,17 +61,6 @@ NOT_BUILT: Mapping[str, str] = MappingProxyType(
         "tokenizer": "prompts are counted in bytes; no tokenizer is asked",
         "agent-identity": _IDENTITY,
         "request-attribute-reporter": "expressions over usage are not built",
-        "global-strict-fairness-policy": _QUEUES,
-        "round-robin-fairness-policy": _QUEUES,
-        "program-aware-fairness": _QUEUES,
-        "fcfs-ordering-policy": _QUEUES,
-        "edf-ordering-policy": _QUEUES,
-        "slo-deadline-ordering-policy": _QUEUES,
-        "static-usage-limit-policy": _QUEUES,
-        "priority-holdback-policy": _QUEUES,
-        "soft-reflective-ceiling-policy": _QUEUES,
-        "sheddable-eviction-filter": _QUEUES,
-        "priority-then-time-eviction-order-policy": _QUEUES,
         "dcgm-data-source": "GPU metrics are not scraped",
         "dcgm-extractor": "GPU metrics are not scraped",
         "k8s-notification-source": _KUBERNETES,
@@ -86,7 +74,6 @@ BLOCKS: Mapping[str, str] = MappingProxyType(
         "peerDiscovery": "replicas do not exchange their load",
         "crossReplicaSyncerPluginRef": "replicas do not exchange their load",
         "crossReplicaSyncInterval": "replicas do not exchange their load",
-        "flowControl": _QUEUES,
     }
 )
 """Fields outside of `plugins`, by their last word."""

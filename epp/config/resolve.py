@@ -150,7 +150,13 @@ class Instances:
             if not self.report.blames(at):
                 self.report.error(path, "'pluginRef' is required")
             return None
+        return self.refer_at(name, at, *kinds)
+
+    def refer_at(self, name: str, at: Path, *kinds: Kind, default: str = "") -> Instance | None:
+        """The instance that the name at `at` means. The type `default` need not be listed to be named."""
         self.taken.add(name)
+        if name == default and name not in self.named:
+            return self._create(name, at)
         instance = self.known.get(name)
         if instance is None:
             if name not in self.named:

@@ -59,16 +59,14 @@ class DataLayer(_Block, frozen=True):
 
 
 class Band(_Block, frozen=True):
-    """Queue limits of one priority."""
+    """Queue limits and policies of one priority, or of all that have no entry of their own."""
 
+    priority: int = 0
+    """Has no meaning for those."""
     max_bytes: Limit | None = None
     max_requests: Limit | None = None
     fairness_policy_ref: str = ""
     ordering_policy_ref: str = ""
-
-
-class PriorityBand(Band, frozen=True):
-    priority: int = 0
 
 
 class FlowControl(_Block, frozen=True):
@@ -78,7 +76,7 @@ class FlowControl(_Block, frozen=True):
     no_endpoint_request_ttl: Duration | None = msgspec.field(default=None, name="noEndpointRequestTTL")
     default_priority_band: Band | None = None
     default_negative_priority_band: Band | None = None
-    priority_bands: list[PriorityBand] = []
+    priority_bands: list[Band] = []
     usage_limit_policy_plugin_ref: str = ""
     saturation_detector: PluginRef | None = None
     enable_eviction: bool = False

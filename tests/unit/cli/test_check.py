@@ -76,3 +76,20 @@ def test_one_source_at_a_time() -> None:
     missing = run("/no/such.yaml")
     assert missing.exit_code == 1
     assert missing.stderr == "/no/such.yaml: cannot be read: No such file or directory\n"
+
+
+def test_queues_are_shown_with_their_limits_and_policies() -> None:
+    lines = run(str(SAMPLES / "flow-control.yaml")).stdout.splitlines()
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert [
+        "10",
+        "1,000",
+        "1,000,000,000",
+        "global-strict-fairness-policy",
+        "slo-deadline-ordering-policy",
+    ] in cells
+    assert ["others", "5,000", "1,000,000,000", "program-aware-fairness", "fcfs-ordering-policy"] in cells
+    assert ["all together", "unlimited", "unlimited", "", ""] in cells
+    assert any("a request waits at most 60 s" in line for line in lines)
+    closed = run("-", stdin="apiVersion: llm-d.ai/v1alpha1\nkind: EndpointPickerConfig\n").stdout
+    assert "queues" not in closed

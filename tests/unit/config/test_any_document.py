@@ -18,7 +18,7 @@ from tests.unit.config.configs import HEADER, TYPES
 EVERYTHING = yaml.safe_load(
     HEADER
     + """\
-featureGates: [haPopulateNonLeaderDatastore]
+featureGates: [haPopulateNonLeaderDatastore, flowControl]
 plugins:
 - {type: approx-prefix-cache-producer, parameters: {blockSizeTokens: 64}}
 - {type: prefix-cache-scorer, parameters: {prefixMatchInfoProducerName: approx-prefix-cache-producer}}
@@ -33,13 +33,18 @@ plugins:
 - {type: core-metrics-extractor, parameters: {engineConfigs: [{name: x, queuedRequestsSpec: 'q{a=b}'}]}}
 - {type: file-discovery, parameters: {path: /e.yaml}}
 - {type: openai-parser}
+- {type: vtc-fairness-policy, parameters: {weights: {gold: 2}}}
+- {type: priority-holdback-policy, parameters: {minCeiling: 0.5}}
 schedulingProfiles:
 - {name: p, plugins: [{pluginRef: labels}, {pluginRef: prefix-cache-scorer, weight: 2},
    {pluginRef: session-affinity-scorer}, {pluginRef: max-score-picker}]}
 dataLayer:
   sources: [{pluginRef: metrics-data-source, extractors: [{pluginRef: core-metrics-extractor}]}]
   discovery: {pluginRef: file-discovery}
-flowControl: {saturationDetector: {pluginRef: utilization-detector}}
+flowControl: {saturationDetector: {pluginRef: utilization-detector}, maxBytes: 1G, defaultRequestTTL: 5s,
+  usageLimitPolicyPluginRef: priority-holdback-policy, enableEviction: true,
+  defaultPriorityBand: {maxRequests: 5, orderingPolicyRef: fcfs-ordering-policy},
+  priorityBands: [{priority: 1, fairnessPolicyRef: vtc-fairness-policy}, {priority: -1}]}
 requestHandler: {parsers: [{pluginRef: openai-parser}]}
 epp: {limits: {maxBodyBytes: 1Mi, maxStreams: 5}, outliers: {baseTime: 1s, maxTime: 2s}, reasonsHeader: true}
 """

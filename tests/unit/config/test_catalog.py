@@ -10,6 +10,7 @@ import pytest
 
 from epp.config.catalog import GROUP, BrokenPackageError, Catalog, Kind, Row
 from epp.config.describe import fields_of, roles_of
+from epp.config.flow import DEFAULTS
 from epp.config.not_built import NOT_BUILT
 from epp.domain.snapshot import Floats, Ints
 from epp.scheduling.contract import BuildContext, Cycle, NoParameters, PluginType
@@ -207,6 +208,13 @@ def test_kinds() -> None:
     kinds = {
         "queue-scorer": Kind.SCHEDULING,
         "utilization-detector": Kind.SATURATION,
+        "burst-utilization-detector": Kind.SATURATION,
+        "vtc-fairness-policy": Kind.FAIRNESS,
+        "program-aware-fairness": Kind.FAIRNESS,
+        "edf-ordering-policy": Kind.ORDER,
+        "priority-holdback-policy": Kind.USAGE,
+        "sheddable-eviction-filter": Kind.EVICTION_FILTER,
+        "priority-then-time-eviction-order-policy": Kind.EVICTION_ORDER,
         "openai-parser": Kind.PARSER,
         "metrics-data-source": Kind.SOURCE,
         "core-metrics-extractor": Kind.EXTRACTOR,
@@ -214,8 +222,13 @@ def test_kinds() -> None:
     }
     assert {name: types[name].kind for name in kinds} == kinds
     assert roles_of(types["utilization-detector"]) == ("saturation detector", "filter")
+    assert roles_of(types["vtc-fairness-policy"]) == ("fairness policy",)
     assert roles_of(types["by-label"]) == ("filter",)
     assert set(roles_of(types["context-length-aware"])) >= {"scorer"}
+
+
+def test_default_policies_are_of_their_kind() -> None:
+    assert {kind: TYPES[name].kind for kind, name in DEFAULTS.items()} == {kind: kind for kind in DEFAULTS}
 
 
 def test_unknown_names() -> None:

@@ -79,6 +79,11 @@ schedulingProfiles:
   plugins: [{pluginRef: active-request-scorer, weight: 1}, {pluginRef: session-affinity-scorer, weight: 1}]
 requestHandler: {parsers: [{pluginRef: passthrough-parser}]}
 """
+FLOW_CONTROL = """\
+featureGates: [flowControl]
+plugins: [{type: program-aware-fairness}]
+flowControl: {defaultPriorityBand: {fairnessPolicyRef: program-aware-fairness}}
+"""
 
 
 @pytest.mark.parametrize(
@@ -89,8 +94,9 @@ requestHandler: {parsers: [{pluginRef: passthrough-parser}]}
         (CHART_DEFAULT, [2, 2, 3]),
         (STANDALONE, [2, 2, 3]),
         (PAYLOAD_AGNOSTIC, [1, 1]),
+        (FLOW_CONTROL, []),
     ],
-    ids=["decode", "optimized-baseline", "chart", "standalone", "payload-agnostic"],
+    ids=["decode", "optimized-baseline", "chart", "standalone", "payload-agnostic", "flow-control"],
 )
 def test_examples_load(text: str, weights: list[float]) -> None:
     loaded = load(text, allow_experimental=True)
@@ -138,11 +144,6 @@ dataLayer:
 schedulingProfiles:
 - {name: default, plugins: [{pluginRef: decode-filter}, {pluginRef: prefix-cache-scorer, weight: 2}]}
 """
-FLOW_CONTROL = """\
-featureGates: [flowControl]
-plugins: [{type: program-aware-fairness}]
-flowControl: {defaultPriorityBand: {fairnessPolicyRef: program-aware-fairness}}
-"""
 
 
 @pytest.mark.parametrize(
@@ -163,16 +164,8 @@ flowControl: {defaultPriorityBand: {fairnessPolicyRef: program-aware-fairness}}
                 "precise-prefix-cache-producer": "the index of KV-cache events is not built",
             },
         ),
-        (
-            FLOW_CONTROL,
-            {
-                "flowControl": "queues (flow control) are not built",
-                "program-aware-fairness": "queues (flow control) are not built",
-                "defaultPriorityBand": "queues (flow control) are not built",
-            },
-        ),
     ],
-    ids=["prefill-decode", "precise", "flow-control"],
+    ids=["prefill-decode", "precise"],
 )
 def test_what_is_not_built_is_refused_with_its_reason(text: str, refused: dict[str, str]) -> None:
     found = [line for line in mistakes(text) if "profiles need a profile handler" not in line]

@@ -116,18 +116,12 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}]}]
             "c:3:16: featureGates[0]: unknown feature gate 'flowContrl'; did you mean 'flowControl'?",
         ),
         (
-            "featureGates: [flowControl]\n",
-            "c:3:16: featureGates[0]: feature gate 'flowControl' is not supported yet: "
-            "queues (flow control) are not built",
-        ),
-        (
             "featureGates: [flowControl=maybe]\n",
             "c:3:16: featureGates[0]: feature gate 'flowControl' takes true or false, not 'maybe'",
         ),
         (
-            "flowControl: {maxBytes: 1G}\n",
-            "c:3:15: flowControl.maxBytes: 'maxBytes' is not supported yet: "
-            "queues (flow control) are not built",
+            "flowControl: {maxBytes: 1J}\n",
+            "c:3:25: flowControl.maxBytes: '1J' is not a quantity; write it like 5000, 1G or 64Mi",
         ),
         (
             "flowControl: {saturationDetector: {pluginRef: nobody}}\n",
@@ -246,11 +240,10 @@ def test_headers(header: str, expected: str) -> None:
 
 
 def test_what_is_not_built_does_not_hide_what_is_wrong_in_it() -> None:
-    assert mistakes("flowControl: {defaultPriorityBand: {maxRequests: many}}\n") == [
-        "c:3:15: flowControl.defaultPriorityBand: 'defaultPriorityBand' is not supported yet: "
-        "queues (flow control) are not built",
-        "c:3:50: flowControl.defaultPriorityBand.maxRequests: 'many' is not a quantity; "
-        "write it like 5000, 1G or 64Mi",
+    assert mistakes("dataLayer: {peerDiscovery: {plugin: x}}\n") == [
+        "c:3:13: dataLayer.peerDiscovery: 'peerDiscovery' is not supported yet: "
+        "replicas do not exchange their load",
+        "c:3:29: dataLayer.peerDiscovery.plugin: unknown field 'plugin'; did you mean 'pluginRef'?",
     ]
 
 
