@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from epp.domain.errors import Answer, Reason, Refused, answer_of
 from epp.domain.request import AnswerView, Api, Body, RequestHead, Usage
-from epp.domain.views import AnswerHead, AnswerPlan, Ending, Report, Route, Verdict
+from epp.domain.views import Abort, AnswerHead, AnswerPlan, Ending, Report, Route, Verdict
 from epp.extproc.actions import Action, Close, Cut, Fail
 from epp.extproc.codec import decode, encode
 from epp.extproc.exchange import Exchange
@@ -48,7 +48,7 @@ class Recorder(FakeDoor):
         super().__init__(lambda call: Later() if verdict is None else verdict, early)
         self.happened: list[Happening] = []
 
-    def open(self, head: RequestHead) -> RecordedCall:
+    def open(self, head: RequestHead, abort: Abort | None = None) -> RecordedCall:
         self.happened.append(
             ("open", dict(head.headers), head.received_at, head.has_body, head.subset, head.answer_view)
         )
