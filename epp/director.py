@@ -37,6 +37,7 @@ from epp.scheduling.scheduler import Scheduler
 from epp.scheduling.subset import subset_rows
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog, headline
+from epp.telemetry.refusals import RefusalLog
 from epp.telemetry.series import RequestMeter
 from epp.telemetry.tracing import UNTRACED, Trace, Tracer
 
@@ -103,6 +104,7 @@ class Director:
         self.metrics = metrics
         self.tracer = tracer
         self.decisions = decisions
+        self.refusals = RefusalLog()
         self.settings = settings
         self.clock = clock
         self.seed = seed
@@ -216,12 +218,19 @@ class RequestCall:
         d, request = self._d, self._request
         d.metrics.refused(refused)
         if request is None:
+            model, (priority, flow) = "", d.flow_of(self._head.headers)
             meter = d.metrics.request("", "", "", None)
         else:
+            model, priority, flow = request.model, request.priority, request.fairness_id
             meter = d.metrics.request(
                 request.model, request.target_model, request.fairness_id, request.priority
             )
         meter.error(refused.reason.canonical)
+        waited_s = 0.0 if self._ticket is None else self._ticket.waited_s
+        d.refusals.record(
+            refused, self._head.request_id, model=model, priority=priority, fairness_id=flow,
+            waited_s=waited_s,
+        )  # fmt: skip
         self._trace.refused(refused)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("refused", extra={"request_id": self._head.request_id, "reason": refused.reason.name})
