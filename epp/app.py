@@ -40,9 +40,10 @@ from epp.extproc.grpcio import GrpcioTransport
 from epp.extproc.health import Health, serve_health
 from epp.extproc.native import NativeTransport
 from epp.extproc.transport import Limits, Tls, Transport
-from epp.feeds import Feeds
+from epp.feeds import Feeds, open_trust
 from epp.flowcontrol import open_queues
 from epp.parsing.select import Parsers
+from epp.telemetry.metrics import Limits as MetricLimits
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.otel import open_tracer
 from epp.telemetry.reasons import DecisionLog
@@ -54,6 +55,10 @@ _QUIET_S = 3.0
 """A picker without open streams goes this long after SIGTERM: gateways check health every second or two."""
 _LAST_WORDS_S = 1.0
 """For the answers of those who wait when the deadline comes."""
+_EVERYBODY = (
+    "objectives, fairness ids, TTLs and SLOs in headers are taken from everybody whom the gateway lets send "
+    "them; `trust` in the `epp:` block says from whom to take them"
+)
 _TICK_S = 0.05
 _TIMED_EVERY = 32
 """Plugins are timed in one of so many decisions: timing them all costs a tenth of a decision."""
@@ -111,7 +116,12 @@ class App:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._patient = True
-        self.metrics = Metrics(build_ref=version("inference-epp"), stream_metrics=options.stream_metrics)
+        environ = os.environ if environ is None else environ
+        self.metrics = Metrics(
+            build_ref=version("inference-epp"),
+            stream_metrics=options.stream_metrics,
+            limits=MetricLimits() if own.trust is None else MetricLimits(flows=own.trust.max_fairness_ids),
+        )
         self.ledger = Ledger()
         self.outliers = None
         if own.outliers.enabled:
@@ -126,7 +136,9 @@ class App:
         self.store.observe(self.scheduler)
         self.decisions = DecisionLog(own.decision_log_size)
         self.objectives = Objectives(own.objectives.default_priority)
-        self.tracer = open_tracer(options.tracing, os.environ if environ is None else environ)
+        self.trust, self._secret_file = open_trust(own.trust, environ)
+        self.metrics.pin_flows(self.trust.tenants or ())
+        self.tracer = open_tracer(options.tracing, environ)
         self.feeds = Feeds(
             loaded.data,
             self.store,
@@ -165,6 +177,8 @@ class App:
             models=self.feeds.models,
             observation=self.observation,
             queues=self.queues,
+            trust=self.trust,
+            objectives=self.objectives,
             metrics=self.metrics,
             tracer=self.tracer,
             decisions=self.decisions,
@@ -192,6 +206,7 @@ class App:
             *options.notices,
             *(str(notice) for notice in loaded.notices),
             *self.web.notices,
+            *((_EVERYBODY,) if own.trust is None else ()),
         )
         self.metrics.config_notices(len(loaded.notices))
 
@@ -273,6 +288,8 @@ class App:
                     *(tasks.create_task(work) for work in self.feeds.work()),
                     tasks.create_task(self._report()),
                 ]
+                if self._secret_file is not None:
+                    owned.append(tasks.create_task(self._secret_file.run()))
                 if self.outliers is not None:
                     owned.append(tasks.create_task(recover(self.outliers, monotonic)))
                 self._say_started()

@@ -6,28 +6,42 @@ parse -> rewrite -> candidates -> admit -> schedule -> ledger, then the answer's
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+import msgspec
 import numpy as np
 
 from epp.admission.gate import Gate
 from epp.admission.ticket import Ticket
+from epp.admission.trust import Trust
 from epp.datalayer.homes import Homes
 from epp.datalayer.inflight import Entry, Ledger
 from epp.datalayer.models import ModelProbe, serving
+from epp.datalayer.objectives import Objectives
 from epp.datalayer.observation.due import Watch
 from epp.datalayer.observation.observation import Observation
 from epp.datalayer.outliers import Fault, Outliers, fault_of
 from epp.datalayer.outputs import OutputLengths
 from epp.datalayer.store import Store
+from epp.domain.controls import Controls
 from epp.domain.decision import Decision
 from epp.domain.endpoint import Endpoint
 from epp.domain.errors import Answer, Reason, Refused, answer_of
 from epp.domain.request import AnswerView, Api, Body, Request, RequestHead, Scanned, Usage
 from epp.domain.snapshot import Ints, Snapshot
-from epp.domain.views import Abort, AnswerHead, AnswerPlan, Clock, Ending, Report, Route, Verdict
+from epp.domain.views import (
+    Abort,
+    AnswerHead,
+    AnswerPlan,
+    Clock,
+    Ending,
+    ObjectiveSource,
+    Report,
+    Route,
+    Verdict,
+)
 from epp.parsing.body import MODEL_HEADER, rewrite_target
 from epp.parsing.rewrite import splice_model
 from epp.parsing.select import Parsers
@@ -43,8 +57,6 @@ from epp.telemetry.tracing import UNTRACED, Trace, Tracer
 
 log = logging.getLogger("epp.director")
 
-_FAIRNESS = "x-llm-d-inference-fairness-id"
-_FAIRNESS_OF_GATEWAY = "x-gateway-inference-fairness-id"
 _MODELLED = (Api.CHAT, Api.COMPLETIONS, Api.RESPONSES, Api.EMBEDDINGS, Api.ANTHROPIC, Api.RERANK)
 """APIs whose model must be served by the endpoint."""
 REASONS_HEADER = "x-epp-decision"
@@ -92,6 +104,8 @@ class Director:
         models: ModelProbe | None = None,
         observation: Observation | None = None,
         queues: Queues | None = None,
+        trust: Trust | None = None,
+        objectives: ObjectiveSource | None = None,
     ) -> None:
         """With `queues` requests wait for room; without them the gate alone decides."""
         self.parsers = parsers
@@ -110,6 +124,8 @@ class Director:
         self.seed = seed
         self.observation = observation or Observation(ledger, Random(0))
         self.queues = queues
+        self.trust = trust or Trust()
+        self.objectives = objectives or Objectives()
         self.homes = Homes()
         self.outputs = OutputLengths()
         self.kept_bytes = 0
@@ -118,15 +134,20 @@ class Director:
         """Models that every endpoint serves, as far as `_models` tells."""
 
     def open(self, head: RequestHead, abort: Abort | None = None) -> RequestCall:
-        return RequestCall(self, head, abort)
+        controls = self.trust.controls(head.headers)
+        if controls.stripped:
+            head = msgspec.structs.replace(head, headers=controls.headers)
+        return RequestCall(self, head, controls, abort)
 
     def open_answer(self) -> RequestCall:
         head = RequestHead(headers={}, method="", path="", request_id="", received_at=self.clock())
-        return RequestCall(self, head, None)
+        return RequestCall(self, head, Controls())
 
-    def flow_of(self, headers: Mapping[str, str]) -> tuple[int, str]:
-        """Priority, and fairness id (empty for none), that the headers ask for."""
-        return 0, headers.get(_FAIRNESS) or headers.get(_FAIRNESS_OF_GATEWAY) or ""
+    def priority(self, controls: Controls) -> int:
+        priority = self.objectives.priority(controls.objective)
+        if not controls.known_tenant:
+            priority = min(priority, self.objectives.priority(""))
+        return priority
 
     def candidates(self, snapshot: Snapshot, subset: tuple[str, ...] | None, request: Request) -> Ints:
         """Rows that may be chosen; raises Refused when there are none."""
@@ -172,13 +193,16 @@ class RequestCall:
     """One request; see domain.views.Call for what each method means."""
 
     __slots__ = (
-        "_abort", "_body", "_d", "_decision", "_endpoint", "_entry", "_head", "_kept", "_meter", "_over",
-        "_request", "_status", "_streaming", "_subset", "_ticket", "_trace", "_watch",
+        "_abort", "_body", "_controls", "_d", "_decision", "_endpoint", "_entry", "_head", "_kept", "_meter",
+        "_over", "_request", "_status", "_streaming", "_subset", "_ticket", "_trace", "_watch",
     )  # fmt: skip
 
-    def __init__(self, director: Director, head: RequestHead, abort: Abort | None) -> None:
+    def __init__(
+        self, director: Director, head: RequestHead, controls: Controls, abort: Abort | None = None
+    ) -> None:
         self._d = director
         self._head = head
+        self._controls = controls
         self._abort = abort
         self._subset = head.subset
         self._request: Request | None = None
@@ -210,15 +234,16 @@ class RequestCall:
             return None
         length = headers.get("content-length", "")
         known = length.isascii() and length.isdigit() and len(length) < _LENGTH_DIGITS
-        priority, flow = self._d.flow_of(headers)
-        refused = queues.early(priority, flow, int(length) if known else 0)
+        controls = self._controls
+        priority = self._d.priority(controls)
+        refused = queues.early(priority, controls.fairness_id, int(length) if known else 0)
         return None if refused is None else self.refuse(refused)
 
     def refuse(self, refused: Refused) -> Answer:
         d, request = self._d, self._request
         d.metrics.refused(refused)
         if request is None:
-            model, (priority, flow) = "", d.flow_of(self._head.headers)
+            model, priority, flow = "", d.priority(self._controls), self._controls.fairness_id
             meter = d.metrics.request("", "", "", None)
         else:
             model, priority, flow = request.model, request.priority, request.fairness_id
@@ -245,7 +270,10 @@ class RequestCall:
             if queues is None:
                 return self._place(request, body)
             self._body = body
-            self._ticket, verdict = queues.enter(self, request)
+            controls = self._controls
+            self._ticket, verdict = queues.enter(
+                self, request, ttl_s=controls.ttl_s, ttft_slo_s=controls.ttft_slo_s
+            )
             return verdict
         except Refused as refused:
             return self.refuse(refused)
@@ -290,10 +318,8 @@ class RequestCall:
         if traced:
             trace.parsed(request)
         self._streaming = request.stream  # should the answer's headers not be shown to us
-        priority, flow = d.flow_of(headers)
-        request.priority = priority
-        if flow:
-            request.fairness_id = flow
+        request.priority = d.priority(self._controls)
+        request.fairness_id = self._controls.fairness_id
         if traced:
             trace.enter("admit")
         return request
@@ -363,6 +389,7 @@ class RequestCall:
         return Route(
             decision.destination,
             set_headers,
+            self._controls.stripped,
             body=changed,
             scores=_scores(decision) if d.settings.emit_scores else None,
             skip_response=request.skip_response,

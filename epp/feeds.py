@@ -1,18 +1,20 @@
 """What feeds the store: discovery, name resolution, scraping and model lists, as the configuration asks.
 
-And what feeds the objectives.
+And what feeds the objectives and the secret behind which control headers are believed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from epp.admission.trust import Trust
 from epp.config.data import FILE_DISCOVERY, DataSettings
 from epp.config.objectives import read_objectives
+from epp.config.trust import Trust as TrustBlock
 from epp.datalayer.counting import FirstTokens, Reachability, ScrapeErrors
 from epp.datalayer.endpoints_file import EndpointsFileError
 from epp.datalayer.files import FileDiscovery
@@ -21,6 +23,7 @@ from epp.datalayer.objectives import ObjectiveFiles, Objectives
 from epp.datalayer.pace import DEFAULT_INTERVAL_S, Pace
 from epp.datalayer.resolve import Resolver
 from epp.datalayer.scrape import Scraper
+from epp.datalayer.secret_file import SecretFile
 from epp.datalayer.store import Store
 from epp.domain.endpoint import EndpointSpec
 
@@ -110,3 +113,17 @@ class Feeds:
         if self.models is not None:
             work.append(self.models.run())
         return work
+
+
+def open_trust(own: TrustBlock | None, environ: Mapping[str, str]) -> tuple[Trust, SecretFile | None]:
+    """Whose control headers are believed, and what keeps its secret as the file has it; that is to run until
+    cancelled. Raises ValueError where there is no secret."""
+    if own is None:
+        return Trust(), None
+    settings = own.settings(environ)
+    trust = Trust(settings)
+    secret = own.secret
+    if secret is None or not secret.file:
+        return trust, None
+    read = partial(secret.read, environ)
+    return trust, SecretFile(secret.file, read, trust.replace_secrets, held=settings.secrets)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from itertools import count
 from random import Random
 from typing import Any
 
 from epp.admission.gate import Gate
+from epp.admission.trust import Trust
 from epp.config.loader import load_preset, load_text
 from epp.datalayer.inflight import Ledger
+from epp.datalayer.objectives import Objectives
 from epp.datalayer.outliers import Outliers
 from epp.datalayer.store import Store
 from epp.director import Director, RequestCall, Settings
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.errors import Answer
 from epp.domain.snapshot import Ints
-from epp.domain.views import AnswerPlan, Clock, Ending, Route
+from epp.domain.views import AnswerPlan, Clock, Ending, Route, Verdict
 from epp.extproc.answer import AnswerWatch, head_of
 from epp.parsing.select import Parsers
 from epp.telemetry.metrics import Metrics
@@ -37,6 +39,7 @@ class Played:
 
     def decide(self, body: bytes) -> Route | Answer:
         verdict = self.call.decide(body)
+        assert isinstance(verdict, Route | Answer)
         if isinstance(verdict, Route):
             self._plan = verdict.answer
         return verdict
@@ -75,8 +78,11 @@ class Played:
 class House:
     """A director over `n` endpoints 10.0.0.1:8000 and on; `config` replaces the preset."""
 
-    def __init__(self, n: int = 3, settings: Settings | None = None, config: str = "") -> None:
+    def __init__(
+        self, n: int = 3, settings: Settings | None = None, config: str = "", trust: Trust | None = None
+    ) -> None:
         self.now = 100.0
+        self.objectives = Objectives()
         self.ledger = Ledger()
         self.outliers = Outliers(Random(1))
         self.store = Store(observers=[self.ledger], health=self.outliers)
@@ -94,6 +100,8 @@ class House:
             tracer=Tracer(),
             decisions=self.decisions,
             settings=settings or Settings(),
+            trust=trust,
+            objectives=self.objectives,
             clock=self.clock,
             seed=count().__next__,
         )
@@ -121,7 +129,7 @@ def chat(text: str = "hello " * 100, **more: Any) -> bytes:
     return json.dumps({"model": "m", "messages": [{"role": "user", "content": text}], **more}).encode()
 
 
-def refusal(verdict: Route | Answer) -> dict[str, Any]:
+def refusal(verdict: Verdict | Awaitable[Verdict]) -> dict[str, Any]:
     assert isinstance(verdict, Answer)
     error: dict[str, Any] = json.loads(verdict.body)["error"]
     return {"status": verdict.status, **error}

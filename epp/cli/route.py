@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -18,13 +19,16 @@ from epp.cli.onepool import OnePool, unreadable
 from epp.cli.output import complain
 from epp.config.loaded import Loaded
 from epp.config.loader import load_file, load_preset
+from epp.config.objectives import read_objectives
 from epp.config.presets import DEFAULT, PRESETS
 from epp.config.problems import ConfigError
 from epp.datalayer.endpoints_file import EndpointsFileError
+from epp.datalayer.objectives import ObjectiveFiles, Objectives
 from epp.director import Director, Settings
 from epp.domain.errors import Answer
 from epp.domain.request import RequestHead
 from epp.domain.views import Route
+from epp.feeds import open_trust
 from epp.parsing.select import Parsers
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog, describe
@@ -52,6 +56,10 @@ def _header(context: click.Context, parameter: click.Parameter, given: tuple[str
     help="Request body, `-` for standard input. Given again: decided after each other, all unfinished.",
 )  # fmt: skip
 @click.option("--config-file", type=_FILE, help="EndpointPickerConfig; the default is the preset.")
+@click.option(
+    "--objectives-path", type=click.Path(path_type=Path),
+    help="File or folder of InferenceObjective documents; the default is the configuration's.",
+)  # fmt: skip
 @click.option("--preset", type=click.Choice(list(PRESETS)), help=f"Built-in configuration.  [{DEFAULT}]")
 @click.option("--allow-experimental-plugins", is_flag=True, help="Allow plugins of alpha level.")
 @click.option("--path", "url_path", default="/v1/chat/completions", show_default=True, help="URL path.")
@@ -70,6 +78,7 @@ def route(
     endpoints: Path,
     bodies: tuple[Path, ...],
     config_file: Path | None,
+    objectives_path: Path | None,
     preset: str | None,
     allow_experimental_plugins: bool,
     url_path: str,
@@ -106,7 +115,10 @@ def route(
         complain(error.problems)
         raise click.exceptions.Exit(1) from error
     first_seed = SystemRandom().getrandbits(32) if seed is None else seed
-    director = _director(loaded, pool, count(first_seed).__next__)
+    try:
+        director = _director(loaded, pool, objectives_path, count(first_seed).__next__)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
     answers: list[dict[str, Any]] = []
     refused = False
     for number, path in enumerate(bodies, 1):
@@ -166,7 +178,16 @@ def _body(path: Path) -> bytes:
     return body
 
 
-def _director(loaded: Loaded, pool: OnePool, seed: Callable[[], int]) -> Director:
+def _director(
+    loaded: Loaded, pool: OnePool, objectives_path: Path | None, seed: Callable[[], int]
+) -> Director:
+    """Raises ValueError for objectives that are wrong and a secret that is not there."""
+    own = loaded.own
+    objectives = Objectives(own.objectives.default_priority)
+    path = objectives_path or (Path(own.objectives.path) if own.objectives.path else None)
+    if path is not None:
+        ObjectiveFiles(path, objectives, read_objectives).load()
+    trust, _ = open_trust(own.trust, os.environ)
     return Director(
         parsers=Parsers(loaded.parsers),
         scheduler=loaded.scheduler(pool.ledger),
@@ -179,6 +200,8 @@ def _director(loaded: Loaded, pool: OnePool, seed: Callable[[], int]) -> Directo
         tracer=Tracer(),
         decisions=DecisionLog(),
         settings=Settings(),
+        trust=trust,
+        objectives=objectives,
         clock=time.monotonic,
         seed=seed,
     )

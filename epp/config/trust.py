@@ -71,7 +71,8 @@ class Secret(_Block, frozen=True):
     def read(self, environ: Mapping[str, str]) -> tuple[bytes, ...]:
         """Raises ValueError, without a word of the secret."""
         if self.env:
-            where, data = f"environment variable {self.env}", environ.get(self.env, "").encode(errors="surrogateescape")
+            where = f"environment variable {self.env}"
+            data = environ.get(self.env, "").encode(errors="surrogateescape")
         else:
             where = self.file
             try:
