@@ -9,12 +9,10 @@ use tokio::sync::oneshot;
 
 use crate::handoff::Up;
 use crate::io::Core;
-use crate::stream::{response_head, trailers};
+use crate::status::{UNAVAILABLE, UNIMPLEMENTED, response_head, trailers};
 
 const SERVING: u8 = 1;
 const NOT_SERVING: u8 = 2;
-const UNIMPLEMENTED: u32 = 12;
-const UNAVAILABLE: u32 = 14;
 /// What `List` names; charts and gateways probe these.
 const NAMES: [&str; 5] =
     ["", "liveness", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor"];

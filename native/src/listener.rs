@@ -17,7 +17,8 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::health;
 use crate::io::{Core, Phase};
-use crate::stream::{Stream, response_head, trailers};
+use crate::status::{RESOURCE_EXHAUSTED, UNIMPLEMENTED, response_head, trailers};
+use crate::stream::Stream;
 
 const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -31,8 +32,6 @@ const CONNECTION_WINDOW: u32 = 1 << 30;
 /// Received frames: Envoy sends long bodies in fewer, where we allow it.
 const FRAME_BYTES: u32 = 64 << 10;
 const SEND_BUFFER: usize = 1 << 20;
-const RESOURCE_EXHAUSTED: u32 = 8;
-const UNIMPLEMENTED: u32 = 12;
 
 /// Of the descriptors that the process may have, connections may take this part: scrapes need some too.
 const DESCRIPTOR_SHARE: u64 = 2;

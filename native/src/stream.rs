@@ -1,82 +1,31 @@
 //! One ext_proc stream: moves messages between HTTP/2 and the exchange, with backpressure both ways.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
-use http::{HeaderMap, HeaderValue, Response};
+use h2::{Reason, RecvStream};
 
 use crate::exchange::{Budget, Close, Exchange, Out};
 use crate::handoff::{Down, Up};
-use crate::inbox::{Broken, Inbox};
+use crate::inbox::Inbox;
 use crate::io::Core;
+use crate::outbox::Outbox;
 use crate::proto;
+use crate::status;
 use crate::types::{Ending, Event, Limit, Verdict};
 
 /// More than this waits to be sent: read no further messages.
 const QUEUED_BYTES: usize = 256 << 10;
-/// Shorter pieces are sent together in one DATA frame.
-const SMALL_BYTES: usize = 4096;
-/// Asked of HTTP/2's flow control at once.
-const RESERVED_BYTES: usize = 1 << 20;
-
-const INVALID_ARGUMENT: u32 = 3;
-const DEADLINE_EXCEEDED: u32 = 4;
-const RESOURCE_EXHAUSTED: u32 = 8;
-const UNIMPLEMENTED: u32 = 12;
-const INTERNAL: u32 = 13;
-
-fn code_name(code: u32) -> &'static str {
-    match code {
-        0 => "OK",
-        INVALID_ARGUMENT => "INVALID_ARGUMENT",
-        DEADLINE_EXCEEDED => "DEADLINE_EXCEEDED",
-        RESOURCE_EXHAUSTED => "RESOURCE_EXHAUSTED",
-        UNIMPLEMENTED => "UNIMPLEMENTED",
-        INTERNAL => "INTERNAL",
-        14 => "UNAVAILABLE",
-        _ => "UNKNOWN",
-    }
-}
-
-pub fn response_head() -> Response<()> {
-    let mut response = Response::new(());
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-    response
-}
-
-/// gRPC's percent-encoding of a status message.
-pub fn trailers(code: u32, message: &str) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(2);
-    trailers.insert("grpc-status", HeaderValue::from(code));
-    if !message.is_empty() {
-        let mut text = String::with_capacity(message.len());
-        for byte in message.bytes() {
-            match byte {
-                b' '..=b'~' if byte != b'%' => text.push(char::from(byte)),
-                _ => text.push_str(&format!("%{byte:02X}")),
-            }
-        }
-        if let Ok(value) = HeaderValue::try_from(text) {
-            trailers.insert("grpc-message", value);
-        }
-    }
-    trailers
-}
 
 struct State {
     exchange: Exchange,
     out: Out,
     inbox: Inbox,
-    respond: SendResponse<Bytes>,
-    send: Option<SendStream<Bytes>>,
-    queue: VecDeque<Bytes>,
-    queued_bytes: usize,
+    outbox: Outbox,
     /// Of a message whose end has not come, as it counts against the budget.
     partial_bytes: u64,
     close: Option<Close>,
@@ -118,10 +67,7 @@ impl Stream {
                 exchange: Exchange::new(core.limits.clone(), core.budget.clone()),
                 out: Out::default(),
                 inbox: Inbox::new(core.options.max_message_bytes),
-                respond,
-                send: None,
-                queue: VecDeque::new(),
-                queued_bytes: 0,
+                outbox: Outbox::new(respond, core.budget.clone()),
                 partial_bytes: 0,
                 close: None,
                 heard: false,
@@ -217,7 +163,7 @@ impl Stream {
             return;
         }
         if closing {
-            self.cut(Some(DEADLINE_EXCEEDED), false);
+            self.cut(Some(status::DEADLINE_EXCEEDED), false);
             return;
         }
         self.progress_at.set(now);
@@ -227,7 +173,7 @@ impl Stream {
                 state.exchange.limit(Limit::TimedOut, text, now, &mut state.out);
             } else {
                 let message = "no message for too long".to_owned();
-                state.close = Some(Close::Fail { code: DEADLINE_EXCEEDED, message });
+                state.close = Some(Close::Fail { code: status::DEADLINE_EXCEEDED, message });
             }
         });
         self.wake();
@@ -243,10 +189,10 @@ impl Stream {
         {
             let mut state = self.state.borrow_mut();
             if !state.ended {
-                state.reset(Reason::CANCEL);
+                state.outbox.reset(Reason::CANCEL);
             }
         }
-        self.finish(code.map(code_name), drained);
+        self.finish(code.map(status::name), drained);
         self.wake();
     }
 
@@ -265,29 +211,9 @@ impl Stream {
     }
 
     fn settle(&self, state: &mut State, now: f64) {
-        let mut small: Option<BytesMut> = None;
-        for frame in state.out.frames.drain(..) {
-            for part in [frame.head, frame.tail] {
-                if part.is_empty() {
-                    continue;
-                }
-                state.queued_bytes += part.len();
-                self.core.budget.take(part.len() as u64);
-                if part.len() < SMALL_BYTES {
-                    small.get_or_insert_with(|| BytesMut::with_capacity(512)).extend_from_slice(&part);
-                    continue;
-                }
-                if let Some(gathered) = small.take() {
-                    state.queue.push_back(gathered.freeze());
-                }
-                state.queue.push_back(part);
-            }
-        }
-        if let Some(gathered) = small {
-            state.queue.push_back(gathered.freeze());
-        }
+        state.outbox.push(state.out.frames.drain(..));
         if let Some(close) = state.out.close.take() {
-            if let Close::Fail { code: INVALID_ARGUMENT, message } = &close {
+            if let Close::Fail { code: status::INVALID_ARGUMENT, message } = &close {
                 self.core.counts.violation("order");
                 self.core.warn(format!("ext_proc stream refused: {message}"));
             }
@@ -356,9 +282,8 @@ impl Stream {
             if self.state.borrow().ended {
                 return Poll::Ready(());
             }
-            let flushed = self.flush(cx);
             let mut state = self.state.borrow_mut();
-            match flushed {
+            match state.outbox.poll_sent(cx) {
                 Poll::Ready(Err(())) => {
                     drop(state);
                     self.finish(Some("CANCELLED"), false);
@@ -371,12 +296,10 @@ impl Stream {
                 }
                 _ => {}
             }
-            if state.close.is_some() || state.exchange.blocked() || state.queued_bytes > QUEUED_BYTES {
+            if state.close.is_some() || state.exchange.blocked() || state.outbox.queued_bytes() > QUEUED_BYTES
+            {
                 // Nothing is read meanwhile, but whoever leaves is noticed.
-                let left = match state.send.as_mut() {
-                    Some(send) => send.poll_reset(cx).is_ready(),
-                    None => state.respond.poll_reset(cx).is_ready(),
-                };
+                let left = state.outbox.poll_reset(cx).is_ready();
                 drop(state);
                 if left {
                     self.finish(Some("CANCELLED"), false);
@@ -403,7 +326,7 @@ impl Stream {
                     }
                 }
                 Err(broken) => {
-                    let (code, message) = refusal_of(&broken, self.core.options.max_message_bytes);
+                    let (code, message) = status::of_broken(&broken, self.core.options.max_message_bytes);
                     state.close = Some(Close::Fail { code, message });
                     continue;
                 }
@@ -461,13 +384,13 @@ impl Stream {
                 self.core.counts.violation("empty");
                 let message = "a message that holds none of the six kinds".to_owned();
                 self.core.warn(format!("ext_proc stream refused: {message}"));
-                state.close = Some(Close::Fail { code: INVALID_ARGUMENT, message });
+                state.close = Some(Close::Fail { code: status::INVALID_ARGUMENT, message });
             }
             Err(error) => {
                 self.core.counts.violation("malformed");
                 let message = format!("a message that is not a ProcessingRequest: {error}");
                 self.core.warn(format!("ext_proc stream refused: {message}"));
-                state.close = Some(Close::Fail { code: INTERNAL, message });
+                state.close = Some(Close::Fail { code: status::INTERNAL, message });
             }
         });
     }
@@ -480,30 +403,11 @@ impl Stream {
         });
     }
 
-    /// Sends what HTTP/2 has room for. Ready when the queue is empty, Err when the stream is gone.
-    fn flush(&self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
-        let mut state = self.state.borrow_mut();
-        loop {
-            if state.send_some(&self.core.budget).is_err() {
-                return Poll::Ready(Err(()));
-            }
-            if state.queued_bytes == 0 {
-                return Poll::Ready(Ok(()));
-            }
-            let Some(send) = state.send.as_mut() else { return Poll::Ready(Err(())) };
-            match send.poll_capacity(cx) {
-                Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(_) => return Poll::Ready(Err(())),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    }
-
-    /// As `flush`, outside of the stream's task; true when its task has something left to do.
+    /// Sends outside of the stream's task; true when its task has something left to do.
     fn flush_ready(&self) -> bool {
         let mut state = self.state.borrow_mut();
-        let failed = state.send_some(&self.core.budget).is_err();
-        failed || state.queued_bytes > 0 || state.close.is_some()
+        let failed = state.outbox.send_some().is_err();
+        failed || state.outbox.queued_bytes() > 0 || state.close.is_some()
     }
 
     /// All is sent: the status, then nothing more.
@@ -514,13 +418,9 @@ impl Stream {
             Close::Ok => (0, ""),
             Close::Fail { code, message } => (*code, message.as_str()),
         };
-        if state.open_send().is_ok()
-            && let Some(send) = state.send.as_mut()
-        {
-            let _ = send.send_trailers(trailers(code, message));
-        }
+        state.outbox.close(code, message);
         drop(state);
-        self.finish(Some(code_name(code)), false);
+        self.finish(Some(status::name(code)), false);
     }
 
     /// The end, whatever the reason, exactly once. Without a code the stream was cut off by us.
@@ -534,9 +434,7 @@ impl Stream {
         state.over(drained, now);
         state.out.frames.clear();
         self.settle(&mut state, now);
-        state.queue.clear();
-        self.core.budget.give_back(state.queued_bytes as u64);
-        state.queued_bytes = 0;
+        state.outbox.drop_rest();
         self.core.budget.give_back(std::mem::take(&mut state.partial_bytes));
         let mut code = code.unwrap_or("CANCELLED");
         if code == "OK" && state.ending == Some(Ending::ClientDisconnect) {
@@ -553,7 +451,7 @@ impl Stream {
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let mut state = self.state.borrow_mut();
             state.faulty = true;
-            state.reset(Reason::INTERNAL_ERROR);
+            state.outbox.reset(Reason::INTERNAL_ERROR);
         }));
         let _ = catch_unwind(AssertUnwindSafe(|| self.finish(Some("INTERNAL"), false)));
         if self.core.streams.borrow_mut().remove(&self.id).is_some() {
@@ -566,7 +464,7 @@ impl Stream {
     fn forget(&self) {
         self.core.counts.stream_closed("INTERNAL", self.core.now() - self.began_at);
         let Ok(mut state) = self.state.try_borrow_mut() else { return };
-        self.core.budget.give_back(std::mem::take(&mut state.queued_bytes) as u64);
+        state.outbox.drop_rest();
         self.core.budget.give_back(std::mem::take(&mut state.partial_bytes));
         if std::mem::take(&mut state.told) {
             let end = Event::End { head: None, ending: Ending::Error, report: Box::default() };
@@ -576,13 +474,6 @@ impl Stream {
 }
 
 impl State {
-    fn reset(&mut self, reason: Reason) {
-        match self.send.as_mut() {
-            Some(send) => send.send_reset(reason),
-            None => self.respond.send_reset(reason),
-        }
-    }
-
     fn count_partial(&mut self, budget: &Budget) {
         let bytes = self.inbox.held_bytes() as u64;
         budget.give_back(self.partial_bytes);
@@ -590,47 +481,7 @@ impl State {
         self.partial_bytes = bytes;
     }
 
-    fn open_send(&mut self) -> Result<(), h2::Error> {
-        if self.send.is_none() {
-            self.send = Some(self.respond.send_response(response_head(), false)?);
-        }
-        Ok(())
-    }
-
-    /// As much as there is room for now.
-    fn send_some(&mut self, budget: &Budget) -> Result<(), h2::Error> {
-        if self.queued_bytes == 0 {
-            return Ok(());
-        }
-        self.open_send()?;
-        let Some(send) = self.send.as_mut() else { return Ok(()) };
-        while let Some(piece) = self.queue.front_mut() {
-            send.reserve_capacity(self.queued_bytes.min(RESERVED_BYTES));
-            let room = send.capacity();
-            if room == 0 {
-                return Ok(());
-            }
-            let part = if room < piece.len() { piece.split_to(room) } else { std::mem::take(piece) };
-            if piece.is_empty() {
-                self.queue.pop_front();
-            }
-            self.queued_bytes -= part.len();
-            budget.give_back(part.len() as u64);
-            send.send_data(part, false)?;
-        }
-        Ok(())
-    }
-
     fn over(&mut self, drained: bool, now: f64) {
         self.exchange.over(drained, now, &mut self.out);
-    }
-}
-
-fn refusal_of(broken: &Broken, limit: usize) -> (u32, String) {
-    match broken {
-        Broken::Compressed => (UNIMPLEMENTED, "compressed messages are not supported".to_owned()),
-        Broken::TooLarge(size) => {
-            (RESOURCE_EXHAUSTED, format!("received a message of {size} bytes, larger than {limit}"))
-        }
     }
 }
