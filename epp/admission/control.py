@@ -87,14 +87,16 @@ class FlowControl(Generic[W]):
         ttl_s: float | None = None,
         ttft_slo_s: float | None = None,
     ) -> Ticket[W] | Outcome:
-        """The request waits from now on, or why it does not. `ttl_s` replaces the configured TTL."""
+        """The request waits from now on, or why it does not. `ttl_s` shortens the configured TTL."""
         registry = self.registry
         band = registry.band(priority)
         refused = self._refusal(band, size_bytes)
         if refused is not None:
             return refused
         flow = registry.flow(band, fairness_id)
-        ttl_s = self._settings.ttl_s if ttl_s is None else ttl_s
+        longest_s = self._settings.ttl_s
+        if ttl_s is None or (longest_s is not None and ttl_s > longest_s):
+            ttl_s = longest_s
         seq = self._next_seq
         self._next_seq = seq + 1
         ticket = Ticket(
