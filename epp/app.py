@@ -33,6 +33,7 @@ from epp.datalayer.observation.observation import Observation, Rules, SettledLed
 from epp.datalayer.outliers import Outliers, recover
 from epp.datalayer.store import Store
 from epp.director import Director, Settings
+from epp.domain.controls import DEFAULT_FLOW
 from epp.domain.views import EndpointObserver
 from epp.extproc import native
 from epp.extproc.certificates import from_directory, self_signed
@@ -137,7 +138,7 @@ class App:
         self.decisions = DecisionLog(own.decision_log_size)
         self.objectives = Objectives(own.objectives.default_priority)
         self.trust, self._secret_file = open_trust(own.trust, environ)
-        self.metrics.pin_flows(self.trust.tenants or ())
+        self.metrics.pin_flows((DEFAULT_FLOW, *(self.trust.tenants or ())))
         self.tracer = open_tracer(options.tracing, environ)
         self.feeds = Feeds(
             loaded.data,
