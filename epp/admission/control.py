@@ -95,7 +95,8 @@ class FlowControl(Generic[W]):
             return refused
         flow = registry.flow(band, fairness_id)
         longest_s = self._settings.ttl_s
-        if ttl_s is None or (longest_s is not None and ttl_s > longest_s):
+        own_ttl = ttl_s is not None and (longest_s is None or ttl_s <= longest_s)
+        if not own_ttl:
             ttl_s = longest_s
         seq = self._next_seq
         self._next_seq = seq + 1
@@ -103,12 +104,12 @@ class FlowControl(Generic[W]):
             seq, waiter, flow, size_bytes, input_tokens, expected_output, now,
             now if received_at is None else received_at, inf if ttl_s is None else now + ttl_s, ttft_slo_s,
         )  # fmt: skip
+        ticket.own_ttl = own_ttl
         self._tickets[seq] = ticket
         self.held.add(size_bytes)
         band.held.add(size_bytes)
-        if ticket.deadline_at < inf:
-            self._deadlines.push(ticket.deadline_at, seq)
         flow.push(band.order.order_key(ticket), ticket)
+        self._time(ticket)
         if len(flow.queue) == 1:
             registry.busy(flow)
             band.fairness.arrive(flow)
@@ -134,11 +135,20 @@ class FlowControl(Generic[W]):
         return True
 
     def pool_changed(self, *, empty: bool, now: float) -> None:
-        """There are endpoints, or none. While there are none nothing is dispatched."""
-        if not empty:
-            self._empty_since = None
-        elif self._empty_since is None:
-            self._empty_since = now
+        """There are endpoints, or none. While there are none nothing is dispatched, and the time for which a
+        request waits for one counts instead of its TTL; that begins anew when there is one."""
+        if empty is self.pool_empty:
+            return
+        self._empty_since = now if empty else None
+        if self._settings.no_endpoint_ttl_s is None or not self._tickets:
+            return
+        longest_s = self._settings.no_endpoint_ttl_s
+        self._deadlines = Queue(self._tickets)
+        for ticket in self._tickets.values():
+            if not ticket.own_ttl:
+                end_at = min(now + ticket.ttl_s, ticket.enqueued_at + max(ticket.ttl_s, longest_s))
+                ticket.deadline_at = end_at
+            self._time(ticket)
 
     def expire(self, now: float) -> list[Ticket[W]]:
         """Those that have waited too long. Also forgets idle flows and bands. Call it before `dispatch`."""
@@ -325,6 +335,17 @@ class FlowControl(Generic[W]):
         first = flow.queue.first()
         if first is not None and first[1] == seq:
             band.fairness.advance(flow)
+
+    def _time(self, ticket: Ticket[W]) -> None:
+        """From now on its TTL counts, if that is what counts."""
+        if (
+            self._empty_since is not None
+            and self._settings.no_endpoint_ttl_s is not None
+            and not ticket.own_ttl
+        ):
+            ticket.deadline_at = inf
+        if ticket.deadline_at < inf:
+            self._deadlines.push(ticket.deadline_at, ticket.seq)
 
     def _no_endpoint_deadline(self) -> float:
         """Of the request that came first; counted from when it had come and there was no endpoint."""

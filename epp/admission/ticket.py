@@ -30,8 +30,8 @@ class Ticket(Generic[W]):
 
     __slots__ = (
         "charged_output", "deadline_at", "ended", "enqueued_at", "expected_output", "flow", "input_tokens",
-        "left_at", "outcome", "placed", "received_at", "revoked_at", "seq", "size_bytes", "ttft_slo_s",
-        "waiter",
+        "left_at", "outcome", "own_ttl", "placed", "received_at", "revoked_at", "seq", "size_bytes",
+        "ttft_slo_s", "ttl_s", "waiter",
     )  # fmt: skip
 
     def __init__(
@@ -59,7 +59,10 @@ class Ticket(Generic[W]):
         self.enqueued_at = enqueued_at
         self.received_at = received_at
         self.deadline_at = deadline_at
-        """When its TTL ends; inf for none."""
+        """When its TTL ends; inf for none, and while only the wait for an endpoint counts."""
+        self.ttl_s = deadline_at - enqueued_at
+        self.own_ttl = False
+        """The request set it: it counts also while there is no endpoint."""
         self.ttft_slo_s = ttft_slo_s
         self.outcome: Outcome | None = None
         """None while it waits. Set once."""

@@ -36,9 +36,9 @@ def test_negative_bands_have_limits_of_their_own() -> None:
 
 
 def test_a_band_whose_objectives_are_gone_ends_when_it_is_empty_and_idle() -> None:
-    flow = control()
+    flow = control(ttl_s=5_000.0)
     flow.registry.provision([5], 0.0)
-    old = ask(flow, "a", priority=5, ttl_s=5_000.0)
+    old = ask(flow, "a", priority=5)
     flow.registry.provision([], 0.0)
     assert ask(flow, "a", priority=5).priority == 0
     flow.expire(2_000.0)

@@ -46,11 +46,36 @@ def test_ttl_of_the_configuration_and_of_the_request() -> None:
     assert [t.waiter for t in flow.expire(2.0)] == ["short"]
     assert flow.next_expiry() == 10.0
     gone = flow.expire(11.0)
-    assert [(t.waiter, t.outcome, t.waited_s) for t in gone] == [("default", Outcome.EVICTED_TTL, 11.0)]
+    # A request may shorten its wait, not lengthen it.
+    late = Outcome.EVICTED_TTL
+    assert [(t.waiter, t.outcome, t.waited_s) for t in gone] == [
+        ("default", late, 11.0),
+        ("never", late, 11.0),
+    ]
     assert flow.next_expiry() == inf
     forever = control(ttl_s=None)
     ask(forever, "a")
     assert forever.next_expiry() == inf
+    ask(forever, "b", ttl_s=3.0)
+    assert forever.next_expiry() == 3.0
+
+
+def test_without_an_endpoint_another_time_counts_and_the_ttl_begins_anew_with_one() -> None:
+    flow = control(ttl_s=5.0, no_endpoint_ttl_s=100.0)
+    ask(flow, "early", 0.0)
+    flow.pool_changed(empty=True, now=2.0)
+    ask(flow, "waits", 3.0)
+    ask(flow, "hasty", 3.0, ttl_s=1.0)
+    assert [(t.waiter, t.outcome) for t in flow.expire(50.0)] == [("hasty", Outcome.EVICTED_TTL)]
+    flow.pool_changed(empty=False, now=60.0)
+    assert flow.expire(64.0) == []
+    assert flow.next_expiry() == 65.0
+    assert [t.waiter for t in flow.expire(65.0)] == ["early", "waits"]
+    # All in all no longer than the longer of the two.
+    flow.pool_changed(empty=True, now=100.0)
+    ask(flow, "last", 100.0)
+    flow.pool_changed(empty=False, now=198.0)
+    assert flow.next_expiry() == 200.0
 
 
 def test_a_request_may_wait_for_the_first_endpoint() -> None:
