@@ -32,10 +32,11 @@ class DrainRate:
         self._backlog = backlog
 
     def per_second(self) -> float | None:
-        """None until it was measured for half a second."""
+        """None until it was measured for half a second. One that was not seen to be sent is taken to go now: a
+        stall of a second tells that the next takes a second or more, not that nothing will ever go."""
         if self._measured_s < _LEAST_MEASURED_S:
             return None
-        return self._sent / self._measured_s
+        return max(1.0, self._sent) / self._measured_s
 
 
 def retry_after_s(ahead: int, per_second: float | None, chance: float) -> int:

@@ -178,6 +178,17 @@ def test_the_drain_rate_counts_only_while_others_wait() -> None:
     assert rate.per_second() == pytest.approx(30.0, rel=0.02)
 
 
+def test_a_short_stall_says_no_more_than_how_long_it_was() -> None:
+    rate = DrainRate(0.0)
+    rate.note(0.0, 1, backlog=True)
+    for i in range(1, 11):
+        rate.note(i * 0.1, 0, backlog=True)
+    assert rate.per_second() == pytest.approx(1.0, rel=0.1)
+    for i in range(1, 600):
+        rate.note(1.0 + i * 0.1, 0, backlog=True)
+    assert rate.per_second() == pytest.approx(0.1, rel=0.02)
+
+
 def test_who_is_refused_waits_for_those_of_equal_and_higher_priority() -> None:
     flow = control(bands={5: band()})
     flow.registry.provision([], 0.0)
