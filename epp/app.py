@@ -42,7 +42,7 @@ from epp.extproc.health import Health, serve_health
 from epp.extproc.native import NativeTransport
 from epp.extproc.transport import Limits, Tls, Transport
 from epp.feeds import Feeds, open_trust
-from epp.flowcontrol import open_queues
+from epp.flowcontrol import open_queues, show_flow
 from epp.parsing.select import Parsers
 from epp.telemetry.metrics import Limits as MetricLimits
 from epp.telemetry.metrics import Metrics
@@ -200,6 +200,16 @@ class App:
             ready=self.missing,
             plugins_state=self.scheduler.dump_state,
             decisions=self.decisions,
+            refusals=self.director.refusals,
+            flow=show_flow(
+                loaded,
+                self.queues,
+                metrics=self.metrics,
+                pool=options.pool_name,
+                store=self.store,
+                inflight=self.ledger,
+                clock=monotonic,
+            ),
         )
         self._health_server: grpc.aio.Server | None = None
         self.health_port = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
 from epp.admission.control import FlowControl
@@ -20,6 +20,7 @@ from epp.admission.ticket import Outcome, Ticket
 from epp.domain.errors import Answer, Refused
 from epp.domain.request import Request
 from epp.domain.views import Clock, InflightView, SnapshotSource, Verdict
+from epp.telemetry.flow import QueueMeter
 
 log = logging.getLogger("epp.queues")
 
@@ -42,11 +43,15 @@ class Waiting(Protocol):
 class Place:
     """What becomes of one waiting request."""
 
-    __slots__ = ("future", "request", "verdict", "waiting")
+    __slots__ = ("enqueue_s", "future", "meter", "request", "verdict", "waiting")
 
     def __init__(self, waiting: Waiting, request: Request) -> None:
         self.waiting = waiting
         self.request = request
+        self.enqueue_s = 0.0
+        """What it took to enqueue it."""
+        self.meter: QueueMeter | None = None
+        """Where it is counted as waiting."""
         self.verdict: Verdict | None = None
         self.future: asyncio.Future[Verdict] | None = None
 
@@ -57,6 +62,12 @@ class Place:
 
 
 Entry: TypeAlias = Ticket[Place]
+
+
+def _unheard(
+    outcome: Outcome, priority: int, fairness_id: str, request: Request | None, seconds: float
+) -> None:
+    pass
 
 
 class Queues:
@@ -86,10 +97,17 @@ class Queues:
         self.on_waiting: Callable[[bool], None] = lambda waiting: None
         """Told when something begins to wait for others to end, and when nothing does any more."""
         self._told_waiting = False
+        self.on_waits: Callable[[Entry], None] = lambda ticket: None
+        """Told of every ticket for which there is no room at once."""
         self.on_left: Callable[[Entry], None] = lambda ticket: None
         """Told of every ticket that has left the queue."""
-        self.on_refused: Callable[[Outcome, int], None] = lambda outcome, priority: None
-        """Told of requests that were not let in, and of their priority."""
+        self.on_refused: Callable[[Outcome, int, str, Request | None, float], None] = _unheard
+        """Told of requests that were not let in: priority, fairness id, the request if its body was read, and
+        the seconds that it took."""
+        self.on_evicted: Callable[[Sequence[Entry], float], None] = lambda tickets, now: None
+        """Told of tickets whose running requests are aborted now."""
+        self.on_over: Callable[[Entry, float], None] = lambda ticket, now: None
+        """Told when such a request has ended."""
         self.on_run: Callable[[float], None] = lambda seconds: None
 
     def enter(
@@ -119,13 +137,16 @@ class Queues:
                 break
             for other in displaced:
                 self._turn_away(other)
+        enqueue_s = self._clock() - now
         if isinstance(ticket, Outcome):
-            self.on_refused(ticket, request.priority)
+            self.on_refused(ticket, request.priority, request.fairness_id, request, enqueue_s)
             return None, waiting.refuse(self._refused(ticket, request.priority))
         assert ticket is not None
+        place.enqueue_s = enqueue_s
         self.run()
         if place.verdict is not None:
             return ticket, place.verdict
+        self.on_waits(ticket)
         place.future = asyncio.get_running_loop().create_future()
         return ticket, place.future
 
@@ -135,7 +156,7 @@ class Queues:
         outcome = control.refuses(priority, size_bytes)
         if outcome is None or control.victims(priority, fairness_id, size_bytes):
             return None
-        self.on_refused(outcome, priority)
+        self.on_refused(outcome, priority, fairness_id, None, 0.0)
         return self._refused(outcome, priority)
 
     def ended(self, ticket: Entry, *, input_tokens: int | None, output_tokens: int | None) -> None:
@@ -145,6 +166,8 @@ class Queues:
             self.on_left(ticket)
         else:
             control.finished(ticket, now, input_tokens=input_tokens, output_tokens=output_tokens)
+            if ticket.revoked:
+                self.on_over(ticket, now)
         if len(control):
             self.wake()
 
@@ -181,7 +204,9 @@ class Queues:
             room = room_of(self.detector, snapshot, snapshot.every, self._inflight, now)
             for ticket in control.dispatch(now, room):
                 self._send(ticket)
-            for ticket in control.evict(now):
+            if victims := control.evict(now):
+                self.on_evicted(victims, now)
+            for ticket in victims:
                 refused = evicted(self._retry_after_s(ticket.priority))
                 ticket.waiter.waiting.abort(refused)
             self.on_run(self._clock() - now)

@@ -14,6 +14,7 @@ from epp.domain.endpoint import Endpoint
 from epp.domain.errors import Refused
 from epp.domain.views import Clock, Ending, InflightView, SnapshotSource
 from epp.telemetry import table
+from epp.telemetry.flow import FlowMetrics, QueuesView, Saturation, SaturationView
 from epp.telemetry.pool import Pool
 from epp.telemetry.render import EOF, render
 from epp.telemetry.series import OTHER, Cell, Histogram, Key, Names, RequestMeter
@@ -84,8 +85,8 @@ class Metrics:
         self._numbers: dict[str, dict[Key, float]] = {}
         self._histograms: dict[str, dict[Key, Histogram]] = {}
         for metric in TABLE.values():
-            if metric.name in _REQUEST_CELLS:
-                continue
+            if metric.name in _REQUEST_CELLS or metric is table.DISPATCH_CYCLE:
+                continue  # counted elsewhere
             if metric.kind is Kind.HISTOGRAM:
                 cells: dict[Key, Histogram] = {}
                 if not metric.labels:
@@ -112,6 +113,8 @@ class Metrics:
         self._sizes: dict[Key, Callable[[], float]] = {}
         self._pools: dict[str, Pool] = {}
         self._answers: AnswersSource | None = None
+        self._flow_control: FlowMetrics | None = None
+        self._saturation: Saturation | None = None
         self._hidden = frozenset() if stream_metrics else table.STREAM_METRICS
         self._collect: Callable[[], None] | None = None
         self._process = CollectorRegistry()
@@ -148,6 +151,17 @@ class Metrics:
         """Name the transport; `collect` is called before every reading."""
         self._numbers[table.TRANSPORT.name][(name,)] = 1
         self._collect = collect
+
+    def watch_saturation(self, pool: str, detector: str, source: SaturationView) -> None:
+        """Show how full the pool is, as this detector sees it."""
+        self._saturation = Saturation(pool, detector, source)
+
+    def flow_control(self, pool: str, view: QueuesView, clock: Clock) -> FlowMetrics:
+        """Show the queues; whoever runs them counts in what this returns."""
+        self._flow_control = FlowMetrics(
+            pool, view, clock, models=self._models, flows=self._flows, most=self._limits.meters
+        )
+        return self._flow_control
 
     def watch_answers(self, source: AnswersSource) -> None:
         """Show which answers are looked at."""
@@ -303,6 +317,10 @@ class Metrics:
             yield name, lambda of=of_meter: self._of_meters(of)  # type: ignore[misc]
         for pool in tuple(self._pools.values()):
             yield from pool.families()
+        if self._saturation is not None:
+            yield from self._saturation.families()
+        if self._flow_control is not None:
+            yield from self._flow_control.families()
         yield table.PREFIX_SIZE.name, lambda: [(key, size()) for key, size in self._sizes.items()]
         if table.STREAMS.name not in self._hidden:
             yield table.STREAMS.name, lambda: [((), self._streams)]

@@ -54,10 +54,11 @@ class Refusal(Struct, frozen=True, gc=False):
 
     @property
     def line(self) -> str:
-        retry = f", Retry-After {self.retry_after_s} s" if self.retry_after_s else ""
-        waited = f", waited {self.waited_s:.3f} s" if self.waited_s else ""
         flow = f", fairness id {self.fairness_id}" if self.fairness_id else ""
-        return f"{self.status} {self.code}: {self.message} (priority {self.priority}{flow}{waited}{retry})"
+        waited = f", waited {self.waited_s:.3f} s" if self.waited_s else ""
+        retry = f", Retry-After {self.retry_after_s} s" if self.retry_after_s else ""
+        told = f"{self.status} {self.code}: {self.message}"
+        return _plain(f"{told} (priority {self.priority}{flow}{waited}{retry})")
 
 
 class RefusalLog:
@@ -98,3 +99,7 @@ class RefusalLog:
     def recent(self, n: int) -> list[Refusal]:
         """The last n, newest first."""
         return list(islice(reversed(self._ring), max(0, n)))
+
+
+def _plain(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -210,6 +210,91 @@ REWRITES = _counter(
     Twin(_EXTENSION + "model_rewrite_decisions_total", _REWRITE),
 )  # fmt: skip
 
+# Flow control.
+_FLOWING = "flow_control_"
+_IN_POOL = ("inference_pool",)
+_BAND = ("priority", *_IN_POOL)
+_QUEUED = ("fairness_id", *_BAND, *_MODELS)
+_WAITED = ("fairness_id", "priority", "outcome", *_IN_POOL, *_MODELS)
+_ENQUEUED = ("fairness_id", "priority", "outcome")
+QUEUE_DURATION = _histogram(
+    "llm_d_epp_flow_control_request_queue_duration_seconds", b.QUEUED_S,
+    "Seconds between a request's arrival at the queues and what became of it there.",
+    _WAITED, Twin(_EXTENSION + _FLOWING + "request_queue_duration_seconds", _WAITED),
+)  # fmt: skip
+DISPATCH_CYCLE = _histogram(
+    "llm_d_epp_flow_control_dispatch_cycle_duration_seconds", b.SCHEDULING_S,
+    "Seconds of one run over the queues, which sends as many requests as fit.",
+    (), Twin(_EXTENSION + _FLOWING + "dispatch_cycle_duration_seconds"),
+)  # fmt: skip
+ENQUEUE_DURATION = _histogram(
+    "llm_d_epp_flow_control_request_enqueue_duration_seconds", b.SCHEDULING_S,
+    "Seconds that it took to put a request into its queue, or to find that it has no place there.",
+    _ENQUEUED, Twin(_EXTENSION + _FLOWING + "request_enqueue_duration_seconds", _ENQUEUED),
+)  # fmt: skip
+QUEUE_SIZE = _gauge(
+    "llm_d_epp_flow_control_queue_size", "Requests that wait in the queues.", _QUEUED,
+    Twin(_EXTENSION + _FLOWING + "queue_size", _QUEUED),
+)  # fmt: skip
+QUEUE_BYTES = _gauge(
+    "llm_d_epp_flow_control_queue_bytes", "Bytes of the bodies of requests that wait in the queues.", _QUEUED,
+    Twin(_EXTENSION + _FLOWING + "queue_bytes", _QUEUED),
+)  # fmt: skip
+SATURATION = _gauge(
+    "llm_d_epp_flow_control_pool_saturation",
+    "How full the pool is, by stage: prefill, decode, and effective, the one that counts.",
+    (*_IN_POOL, "stage"),
+    Twin(_EXTENSION + _FLOWING + "pool_saturation", (*_IN_POOL, "stage")),
+)  # fmt: skip
+STALE = _gauge(
+    "llm_d_epp_flow_control_stale_endpoints",
+    "Endpoints that the saturation detector takes for full because their metrics are missing or too old.",
+    ("detector",),
+)
+BAND_REQUESTS = _gauge(
+    "llm_d_epp_flow_control_capacity_utilization_requests",
+    "Share of the band's limit of waiting requests that is used; without one, of the limit of all bands.",
+    _BAND,
+)
+BAND_BYTES = _gauge(
+    "llm_d_epp_flow_control_capacity_utilization_bytes",
+    "Share of the band's limit of waiting bytes that is used; without one, of the limit of all bands.",
+    _BAND,
+)
+ALL_REQUESTS = _gauge(
+    "llm_d_epp_flow_control_global_capacity_utilization_requests",
+    "Share of the limit of waiting requests of all bands together that is used; 0 without one.", _IN_POOL,
+)  # fmt: skip
+ALL_BYTES = _gauge(
+    "llm_d_epp_flow_control_global_capacity_utilization_bytes",
+    "Share of the limit of waiting bytes of all bands together that is used; 0 without one.", _IN_POOL,
+)  # fmt: skip
+OUTCOMES = _counter(
+    "llm_d_epp_flow_control_requests_total", "Requests that came to the queues, by what became of them.",
+    ("outcome", *_BAND),
+)  # fmt: skip
+REVOKED = _counter(
+    "llm_d_epp_flow_control_revocations_issued_total",
+    "Running requests that were aborted for more important ones, by the priority of those.", _BAND,
+)  # fmt: skip
+REVOCATIONS = _counter(
+    "llm_d_epp_flow_control_revocations_total",
+    "Aborted running requests by how that ended: confirmed, or timed_out when the request went on too long.",
+    ("outcome", *_IN_POOL),
+)
+RECLAIM_TARGET = _gauge(
+    "llm_d_epp_flow_control_reclaim_target",
+    "Saturation that was to be given back when running requests were last aborted.", _IN_POOL,
+)  # fmt: skip
+RECLAIM_PENDING = _gauge(
+    "llm_d_epp_flow_control_pending_reclaim",
+    "Saturation that aborted requests will give back and that the pool's load does not show yet.", _IN_POOL,
+)  # fmt: skip
+REVOCATION_DURATION = _histogram(
+    "llm_d_epp_flow_control_revocation_confirmation_seconds", b.REVOKED_S,
+    "Seconds from the abort of a running request until it had ended.", _IN_POOL,
+)  # fmt: skip
+
 # Data layer, door, build.
 _SCHEDULER = "llm_d_inference_scheduler_"
 POLL_ERRORS = _counter(

@@ -1,4 +1,4 @@
-"""The debug pages: plugin state, decisions with their reasons, what the process is doing."""
+"""The debug pages: plugin state, decisions and refusals with their reasons, queues, what the process does."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ from aiohttp import web
 
 from epp.telemetry.reasons import DecisionLog, describe, headline
 from epp.telemetry.reasons_table import table
+from epp.telemetry.refusals import RefusalLog
 from epp.web import profiling
 from epp.web.answers import as_json, error, printable, wants_text, whole
+from epp.web.flow import FlowPage, text
 
 RECENT = 50
 RECENT_MAX = 1000
+REFUSALS = 10
+"""On the page of the queues."""
 TOP_MAX = 10_000
 
 
@@ -22,10 +26,18 @@ class DebugPages:
     """`pprof` False leaves the profiling pages out."""
 
     def __init__(
-        self, plugins_state: Callable[[], Mapping[str, Any]], decisions: DecisionLog, *, pprof: bool
+        self,
+        plugins_state: Callable[[], Mapping[str, Any]],
+        decisions: DecisionLog,
+        refusals: RefusalLog,
+        flow: FlowPage,
+        *,
+        pprof: bool,
     ) -> None:
         self._plugins_state = plugins_state
         self._decisions = decisions
+        self._refusals = refusals
+        self._flow = flow
         self._pprof = pprof
         self._profiling = False
 
@@ -34,6 +46,8 @@ class DebugPages:
             web.get("/debug/plugins/state", self._page_plugins),
             web.get("/debug/decisions", self._page_decisions),
             web.get("/debug/decisions/{request_id:.+}", self._page_decision),
+            web.get("/debug/refusals", self._page_refusals),
+            web.get("/debug/flowcontrol", self._page_flow),
         ]
         if self._pprof:
             routes += [
@@ -69,13 +83,28 @@ class DebugPages:
         )
 
     async def _page_decision(self, request: web.Request) -> web.Response:
-        decision = self._decisions.find(request.match_info["request_id"])
-        if decision is None:
-            return error(404, "no decision of that request id is held (any more)")
+        request_id = request.match_info["request_id"]
+        decision, refusal = self._decisions.find(request_id), self._refusals.find(request_id)
+        if decision is None and refusal is None:
+            return error(404, "no decision and no refusal of that request id is held (any more)")
         top = whole(request, "top", 20, TOP_MAX)
         if wants_text(request):
-            return web.Response(text=table(decision, top))
-        return as_json(describe(decision, top))
+            said = "" if refusal is None else f"refused: {refusal.line}\n"
+            return web.Response(text=said + ("" if decision is None else table(decision, top)))
+        shown = {"request_id": request_id} if decision is None else describe(decision, top)
+        return as_json(shown if refusal is None else {**shown, "refused": refusal.described()})
+
+    async def _page_refusals(self, request: web.Request) -> web.Response:
+        recent = self._refusals.recent(whole(request, "n", RECENT, RECENT_MAX))
+        if wants_text(request):
+            return web.Response(text="".join(f"{printable(r.request_id)} {r.line}\n" for r in recent))
+        return as_json({"held": len(self._refusals), "refusals": [one.described() for one in recent]})
+
+    async def _page_flow(self, request: web.Request) -> web.Response:
+        said, last = self._flow.describe(), self._refusals.recent(REFUSALS)
+        if wants_text(request):
+            return web.Response(text=text(said, last))
+        return as_json({**said, "last_refusals": [one.described() for one in last]})
 
     async def _page_pprof(self, request: web.Request) -> web.Response:
         return web.Response(

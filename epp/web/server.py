@@ -15,10 +15,12 @@ from aiohttp import web
 
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog
+from epp.telemetry.refusals import RefusalLog
 from epp.telemetry.render import OPENMETRICS, TEXT
 from epp.web.answers import accepts_gzip, error
 from epp.web.auth import TokenFile
 from epp.web.debug import DebugPages
+from epp.web.flow import FlowPage
 from epp.web.tls import ServerTls
 
 logger = logging.getLogger("epp.web")
@@ -60,6 +62,8 @@ class WebServer:
         ready: Callable[[], Sequence[str]],
         plugins_state: Callable[[], Mapping[str, Any]],
         decisions: DecisionLog,
+        refusals: RefusalLog,
+        flow: FlowPage,
     ) -> None:
         """Raises ValueError for options that do not go together, OSError for certificates that fail."""
         if options.client_ca_file is not None and options.cert_dir is None:
@@ -69,7 +73,7 @@ class WebServer:
         self._options = options
         self._metrics = metrics
         self._ready = ready
-        self._debug = DebugPages(plugins_state, decisions, pprof=options.pprof)
+        self._debug = DebugPages(plugins_state, decisions, refusals, flow, pprof=options.pprof)
         self._token = TokenFile(options.token_file) if options.auth and options.token_file else None
         self._tls = ServerTls(options.cert_dir, options.client_ca_file) if options.cert_dir else None
         self._scrapes = asyncio.Semaphore(SCRAPES_MAX)

@@ -15,6 +15,7 @@ from epp.telemetry.series import Cell
 from epp.telemetry.table import TABLE, Kind
 from tests.builders import endpoint, snapshot
 from tests.unit.telemetry.pages import Page, joined, page
+from tests.unit.telemetry.test_flow import Shown
 from tests.unit.telemetry.test_pool import Inflight, Source
 
 FEW = Limits(names=10, flows=10, meters=20, cells=30)
@@ -69,6 +70,14 @@ def busy() -> Metrics:
     metrics.internal_error("director")
     metrics.request_processing.observe(0.001)
     metrics.answer_processing.observe(0.001)
+    metrics.watch_saturation("pool", "utilization-detector", Shown())
+    queues = metrics.flow_control("pool", Shown(), lambda: 100.0)
+    waited = queues.meter("m", "t", "f1", 3)
+    waited.waits(10)
+    waited.ended("Dispatched", 0.1, 0.0001)
+    queues.revoked(1, 3, 99.0)
+    queues.gone(1, 99.5)
+    queues.ran(0.0002)
     return metrics
 
 

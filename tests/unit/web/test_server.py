@@ -14,14 +14,27 @@ from typing import Any
 import aiohttp
 import pytest
 
+from epp.domain.errors import Reason, Refused
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog
+from epp.telemetry.refusals import RefusalLog
+from epp.web.flow import FlowPage
 from epp.web.server import WebOptions, WebServer
 from tests.builders import snapshot
 from tests.unit.telemetry.decisions import decision
 from tests.unit.telemetry.pages import Page
 from tests.unit.telemetry.test_pool import Inflight, Source
 from tests.unit.web.certificates import write_pair
+
+
+class Load:
+    """A pool that is nearly full."""
+
+    def by_stage(self) -> Mapping[str, float]:
+        return {"prefill": 0.5, "decode": 0.97}
+
+    def stale(self) -> int | None:
+        return 2
 
 
 class Picker:
@@ -32,6 +45,8 @@ class Picker:
         self.missing: list[str] = []
         self.state: Any = {"prefix": {"blocks": 3}}
         self.decisions = DecisionLog()
+        self.refusals = RefusalLog()
+        self.flow = FlowPage(Load(), "utilization-detector", lambda: 100.0)
 
     def ready(self) -> Sequence[str]:
         return self.missing
@@ -52,6 +67,8 @@ async def serving(
         ready=picker.ready,
         plugins_state=picker.plugins_state,
         decisions=picker.decisions,
+        refusals=picker.refusals,
+        flow=picker.flow,
     )
     await server.start()
     scheme = "https" if options.get("cert_dir") else "http"
@@ -133,6 +150,52 @@ async def test_decisions_as_json_and_as_text() -> None:
             assert await status(client, f"/debug/decisions?{bad}") == 400
 
 
+async def test_refusals_are_found_by_request_id() -> None:
+    picker = Picker()
+    picker.decisions.record(decision(3, request_id="evicted"))
+    picker.refusals.record(Refused(Reason.SHED, "no room"), "shed/1", priority=-1)
+    picker.refusals.record(Refused(Reason.EVICTED, "gone"), "evicted", priority=-1, waited_s=0.5)
+    async with serving(picker) as client:
+        both = await json_of(client, "/debug/decisions/evicted")
+        assert both["destination"]
+        assert (both["refused"]["reason"], both["refused"]["waited_s"]) == ("evicted", 0.5)
+        alone = await json_of(client, "/debug/decisions/shed/1")
+        assert alone.keys() == {"request_id", "refused"}
+        assert alone["refused"]["dropped_reason"] == "rejected-saturated"
+        async with client.get("/debug/decisions/evicted?format=text") as answer:
+            lines = (await answer.text()).splitlines()
+        assert lines[0].startswith("refused: 429 evicted: gone (priority -1, waited 0.500 s")
+        assert lines[1].startswith("request ")
+        listed = await json_of(client, "/debug/refusals?n=1")
+        assert (listed["held"], [one["request_id"] for one in listed["refusals"]]) == (2, ["evicted"])
+        async with client.get("/debug/refusals?format=text") as answer:
+            assert (await answer.text()).splitlines()[1].startswith("shed/1 429 overloaded: no room")
+        assert "refused" not in await json_of(client, "/debug/decisions")
+        assert await status(client, "/debug/decisions/unknown") == 404
+
+
+async def test_without_queues_their_page_shows_how_full_the_pool_is() -> None:
+    picker = Picker()
+    picker.refusals.record(Refused(Reason.SHED, "no room"), "shed", priority=-1)
+    async with serving(picker) as client:
+        said = await json_of(client, "/debug/flowcontrol")
+        assert said.pop("last_refusals")[0]["request_id"] == "shed"
+        assert said == {
+            "enabled": False,
+            "saturation": {"prefill": 0.5, "decode": 0.97, "effective": 0.97},
+            "detector": "utilization-detector",
+            "stale_endpoints": 2,
+        }
+        async with client.get("/debug/flowcontrol?format=text") as answer:
+            assert answer.content_type == "text/plain"
+            text = await answer.text()
+        assert text.startswith(
+            "saturation  prefill 0.5, decode 0.97, effective 0.97 (utilization-detector, 2"
+        )
+        assert "flowControl is closed" in text
+        assert "  shed 429 overloaded" in text
+
+
 async def test_plugin_state_and_a_plugin_that_fails() -> None:
     picker = Picker()
     async with serving(picker) as client:
@@ -155,7 +218,8 @@ async def test_unknown_pages_and_methods_are_answered_in_json() -> None:
 async def test_the_token_is_asked_for_everywhere_but_at_the_health_pages(tmp_path: Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("first\n")
-    paths = ("/metrics", "/debug/decisions", "/debug/plugins/state", "/debug/pprof/", "/nowhere")
+    debug = ("decisions", "plugins/state", "refusals", "flowcontrol", "pprof/")
+    paths = ("/metrics", *(f"/debug/{page}" for page in debug), "/nowhere")
     async with serving(Picker(), token_file=secret) as client:
         for path in paths:
             assert await status(client, path) == 401
@@ -207,7 +271,7 @@ async def test_open_pages_are_noticed_when_auth_was_wanted(options: WebOptions, 
     picker = Picker()
     server = WebServer(
         options, metrics=picker.metrics, ready=picker.ready, plugins_state=picker.plugins_state,
-        decisions=picker.decisions,
+        decisions=picker.decisions, refusals=picker.refusals, flow=picker.flow,
     )  # fmt: skip
     assert len(server.notices) == notices
 
@@ -303,7 +367,8 @@ async def test_a_taken_port_is_an_error_at_the_start() -> None:
     def server(port: int) -> WebServer:
         return WebServer(
             WebOptions(host="127.0.0.1", port=port, auth=False), metrics=picker.metrics, ready=picker.ready,
-            plugins_state=picker.plugins_state, decisions=picker.decisions,
+            plugins_state=picker.plugins_state, decisions=picker.decisions, refusals=picker.refusals,
+            flow=picker.flow,
         )  # fmt: skip
 
     first = server(0)

@@ -1,0 +1,251 @@
+"""The queues in numbers: who waits, how long it took, what became of it, and how full they are.
+
+A request is counted when it leaves, and besides when it really has to wait; gauges are computed when read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from epp.domain.views import Clock
+from epp.telemetry import table
+from epp.telemetry.series import OTHER, Cell, Histogram, Key, Names
+
+EFFECTIVE = "effective"
+"""`stage` of the saturation that counts."""
+_TIMED_OUT_S = 10.0
+
+
+class Share(NamedTuple):
+    """Of a limit, 0..1."""
+
+    requests: float
+    bytes: float
+
+
+class QueuesView(Protocol):
+    """Who knows how full the queues are."""
+
+    def bands(self) -> Iterable[tuple[int, Share]]:
+        """Of each priority."""
+
+    def all(self) -> Share: ...
+
+    def reclaim(self) -> tuple[float, float] | None:
+        """Saturation to be given back, and still to come; None where nothing that runs is aborted."""
+
+
+class SaturationView(Protocol):
+    """Who knows how full the pool is."""
+
+    def by_stage(self) -> Mapping[str, float]: ...
+
+    def stale(self) -> int | None:
+        """Endpoints that count as full because nothing is known of them; None for a detector that does not
+        look at metrics."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saturation:
+    """One pool's saturation, with queues and without."""
+
+    pool: str
+    detector: str
+    source: SaturationView
+
+    def families(self) -> tuple[tuple[str, Callable[[], Iterable[Cell]]], ...]:
+        return (table.SATURATION.name, self._stages), (table.STALE.name, self._stale)
+
+    def _stages(self) -> list[Cell]:
+        stages = self.source.by_stage()
+        cells: list[Cell] = [((self.pool, stage), value) for stage, value in stages.items()]
+        return [*cells, ((self.pool, EFFECTIVE), max(stages.values(), default=1.0))]
+
+    def _stale(self) -> list[Cell]:
+        count = self.source.stale()
+        return [] if count is None else [((self.detector,), count)]
+
+
+class _Tally:
+    """Requests of one label set and one outcome."""
+
+    __slots__ = ("count", "enqueued", "queued")
+
+    def __init__(self, queued: Histogram, enqueued: Histogram, count: list[int]) -> None:
+        self.queued = queued
+        self.enqueued = enqueued
+        self.count = count
+        """Of one number; shared, as `enqueued` is, by all whose labels differ only in what it lacks."""
+
+
+class QueueMeter:
+    """Everything counted about requests of one (model, target model, fairness id, priority)."""
+
+    __slots__ = ("_flow", "_tallies", "bytes", "key", "used", "waiting")
+
+    def __init__(self, flow: FlowMetrics, key: Key) -> None:
+        self.key = key
+        self._flow = flow
+        self._tallies: dict[str, _Tally] = {}
+        self.waiting = 0
+        self.bytes = 0
+        self.used = False
+        """Something waited here, once."""
+
+    @property
+    def outcomes(self) -> Iterable[tuple[str, Histogram]]:
+        return [(outcome, tally.queued) for outcome, tally in self._tallies.items()]
+
+    def waits(self, size_bytes: int) -> None:
+        """One could not go at once. Must be followed by exactly one `leaves` and one `ended`."""
+        self.waiting += 1
+        self.bytes += size_bytes
+        self.used = True
+
+    def leaves(self, size_bytes: int) -> None:
+        self.waiting -= 1
+        self.bytes -= size_bytes
+
+    def ended(self, outcome: str, waited_s: float, enqueue_s: float) -> None:
+        tally = self._tallies.get(outcome)
+        if tally is None:
+            tally = self._tallies[outcome] = self._flow.tally(self.key, outcome)
+        tally.queued.observe(waited_s)
+        tally.enqueued.observe(enqueue_s)
+        tally.count[0] += 1
+
+
+class FlowMetrics:
+    """Written by the event loop alone. `most`: label sets; from there on the fairness id is `other`, from
+    twice that on all is."""
+
+    def __init__(
+        self, pool: str, view: QueuesView, clock: Clock, *, models: Names, flows: Names, most: int
+    ) -> None:
+        self.pool = pool
+        self._view = view
+        self._clock = clock
+        self._models = models
+        self._flows = flows
+        self._most = most
+        self._meters: dict[tuple[str, str, str, int], QueueMeter] = {}
+        self._shown: dict[Key, QueueMeter] = {}
+        """The same by their labels."""
+        self._enqueued: dict[Key, Histogram] = {}
+        self._totals: dict[Key, list[int]] = {}
+        self._cycles = Histogram(table.DISPATCH_CYCLE.bounds)
+        self.ran = self._cycles.observe
+        """One run over the queues took so many seconds."""
+        self._aborted: dict[int, float] = {}
+        """Aborted and not ended: number -> when."""
+        self._confirmation = Histogram(table.REVOCATION_DURATION.bounds)
+        self._issued: dict[int, int] = {}
+        self._timed_out = 0
+        self.timeout_s = _TIMED_OUT_S
+        """An aborted request that has not ended by then has timed out."""
+
+    # -- counting ----------------------------------------------------------------------------------------
+
+    def meter(self, model: str, target_model: str, fairness_id: str, priority: int) -> QueueMeter:
+        """The meter of these labels; what it is may change as limits are reached, so keep what you got."""
+        found = self._meters.get((model, target_model, fairness_id, priority))
+        return found or self._admit(model, target_model, fairness_id, priority)
+
+    def _admit(self, model: str, target: str, flow: str, priority: int) -> QueueMeter:
+        raw = (model, target, flow, priority)
+        model, target, flow = self._models(model), self._models(target), self._flows(flow)
+        if len(self._shown) >= self._most:
+            flow = OTHER
+        labels = (flow, str(priority), self.pool, model, target)
+        if labels not in self._shown and len(self._shown) >= 2 * self._most:
+            labels = (OTHER, OTHER, self.pool, OTHER, OTHER)
+        meter = self._shown.get(labels)
+        if meter is None:
+            meter = self._shown[labels] = QueueMeter(self, labels)
+            if raw == (model, target, flow, priority):
+                # Names beyond the limits are no key of their own: clients make them up.
+                self._meters[raw] = meter
+        return meter
+
+    def tally(self, labels: Key, outcome: str) -> _Tally:
+        flow, priority = labels[:2]
+        enqueued = self._enqueued.setdefault(
+            (flow, priority, outcome), Histogram(table.ENQUEUE_DURATION.bounds)
+        )
+        count = self._totals.setdefault((outcome, priority, self.pool), [0])
+        return _Tally(Histogram(table.QUEUE_DURATION.bounds), enqueued, count)
+
+    def revoked(self, seq: int, demand: int, now: float) -> None:
+        """A running request was told to end, for one of priority `demand` that waits."""
+        self._issued[demand] = self._issued.get(demand, 0) + 1
+        self._aborted[seq] = now
+
+    def gone(self, seq: int, now: float) -> None:
+        """A request that was told to end has ended."""
+        at = self._aborted.pop(seq, None)
+        if at is None:
+            return
+        if now - at >= self.timeout_s:
+            self._timed_out += 1
+        else:
+            self._confirmation.observe(now - at)
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def revocations(self) -> Mapping[str, int]:
+        late = self._clock() - self.timeout_s
+        for seq in [seq for seq, at in self._aborted.items() if at <= late]:
+            del self._aborted[seq]
+            self._timed_out += 1
+        return {"confirmed": self._confirmation.count, "timed_out": self._timed_out}
+
+    @property
+    def issued(self) -> Mapping[int, int]:
+        """Aborted requests by the priority for which they had to go."""
+        return self._issued
+
+    def families(self) -> tuple[tuple[str, Callable[[], Iterable[Cell]]], ...]:
+        pool = self.pool
+        return (
+            (table.QUEUE_DURATION.name, self._durations),
+            (table.DISPATCH_CYCLE.name, lambda: [((), self._cycles)]),
+            (table.ENQUEUE_DURATION.name, lambda: tuple(self._enqueued.items())),
+            (table.QUEUE_SIZE.name, lambda: [(m.key, m.waiting) for m in self._used()]),
+            (table.QUEUE_BYTES.name, lambda: [(m.key, m.bytes) for m in self._used()]),
+            (table.BAND_REQUESTS.name, lambda: self._bands(lambda share: share.requests)),
+            (table.BAND_BYTES.name, lambda: self._bands(lambda share: share.bytes)),
+            (table.ALL_REQUESTS.name, lambda: [((pool,), self._view.all().requests)]),
+            (table.ALL_BYTES.name, lambda: [((pool,), self._view.all().bytes)]),
+            (table.OUTCOMES.name, lambda: [(key, count[0]) for key, count in self._totals.items()]),
+            (table.REVOKED.name, lambda: [((str(p), pool), n) for p, n in self._issued.items()]),
+            (table.REVOCATIONS.name, self._revocations),
+            (table.RECLAIM_TARGET.name, lambda: self._reclaim(0)),
+            (table.RECLAIM_PENDING.name, lambda: self._reclaim(1)),
+            (table.REVOCATION_DURATION.name, self._confirmations),
+        )
+
+    def _used(self) -> list[QueueMeter]:
+        return [meter for meter in self._shown.values() if meter.used]
+
+    def _durations(self) -> Iterable[Cell]:
+        for meter in tuple(self._shown.values()):
+            flow, priority, pool, model, target = meter.key
+            for outcome, histogram in meter.outcomes:
+                yield (flow, priority, outcome, pool, model, target), histogram
+
+    def _bands(self, of: Callable[[Share], float]) -> list[Cell]:
+        return [((str(priority), self.pool), of(share)) for priority, share in self._view.bands()]
+
+    def _reclaim(self, which: int) -> list[Cell]:
+        amounts = self._view.reclaim()
+        return [] if amounts is None else [((self.pool,), amounts[which])]
+
+    def _revocations(self) -> list[Cell]:
+        if self._view.reclaim() is None:
+            return []
+        return [((outcome, self.pool), count) for outcome, count in self.revocations().items()]
+
+    def _confirmations(self) -> list[Cell]:
+        return [] if self._view.reclaim() is None else [((self.pool,), self._confirmation)]
