@@ -74,6 +74,13 @@ async def test_what_is_not_believed_is_taken_off_the_request(tmp_path: Path) -> 
         assert (await status(channel, **asked, x_key="hush"))[0] == 200
 
 
+async def test_a_request_waits_no_longer_than_its_header_allows(tmp_path: Path) -> None:
+    config = PLAIN + "featureGates: [flowControl]\nepp: {outliers: {enabled: false}}\n"
+    async with running(tmp_path, config=config) as app, gw.channel(app.transport.port) as channel:
+        async with asyncio.timeout(20):  # of the default's 60 s
+            assert await status(channel, x_llm_d_inference_ttl="200ms") == (429, [])
+
+
 async def test_without_a_section_a_notice_says_that_everybody_is_believed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
