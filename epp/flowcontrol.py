@@ -85,31 +85,34 @@ def _stale_after_s(loaded: Loaded) -> float | None:
 def count(queues: Queues, flow: FlowMetrics) -> None:
     """Every request that comes to the queues is counted once, when it leaves them or is not let in."""
 
+    known, meter = flow.known, flow.meter
+
     def meter_of(ticket: Entry) -> QueueMeter:
         request = ticket.waiter.request
-        return flow.meter(request.model, request.target_model, request.fairness_id, ticket.flow.priority)
+        key = (request.model, request.target_model, request.fairness_id, ticket.flow.priority)
+        return known(key) or meter(*key)
 
     def waits(ticket: Entry) -> None:
-        meter = ticket.waiter.meter = meter_of(ticket)
-        meter.waits(ticket.size_bytes)
+        found = ticket.waiter.meter = meter_of(ticket)
+        found.waits(ticket.size_bytes)
 
     def left(ticket: Entry) -> None:
         place = ticket.waiter
-        meter = place.meter
-        if meter is None:
-            meter = meter_of(ticket)
+        found = place.meter
+        if found is None:
+            found = meter_of(ticket)
         else:
-            meter.leaves(ticket.size_bytes)
+            found.leaves(ticket.size_bytes)
         outcome = ticket.outcome
         assert outcome is not None
-        meter.ended(outcome, ticket.left_at - ticket.enqueued_at, place.enqueue_s)
+        found.ended(outcome, ticket.left_at - ticket.enqueued_at, place.enqueue_s)
 
     def refused(
         outcome: Outcome, priority: int, fairness_id: str, request: Request | None, seconds: float
     ) -> None:
         band = queues.control.registry.band(priority).priority
         model, target = ("", "") if request is None else (request.model, request.target_model)
-        flow.meter(model, target, fairness_id, band).ended(outcome, 0.0, seconds)
+        meter(model, target, fairness_id, band).ended(outcome, 0.0, seconds)
 
     def evicted(tickets: Sequence[Entry], now: float) -> None:
         # Highest first, and above the highest that waits nothing was held back.

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeAlias
 
 from epp.domain.views import Clock
 from epp.telemetry import table
 from epp.telemetry.series import OTHER, Cell, Histogram, Key, Names
+
+_Observe: TypeAlias = Callable[[float], None]
 
 EFFECTIVE = "effective"
 """`stage` of the saturation that counts."""
@@ -68,35 +70,22 @@ class Saturation:
         return [] if count is None else [((self.detector,), count)]
 
 
-class _Tally:
-    """Requests of one label set and one outcome."""
-
-    __slots__ = ("count", "enqueued", "queued")
-
-    def __init__(self, queued: Histogram, enqueued: Histogram, count: list[int]) -> None:
-        self.queued = queued
-        self.enqueued = enqueued
-        self.count = count
-        """Of one number; shared, as `enqueued` is, by all whose labels differ only in what it lacks."""
-
-
 class QueueMeter:
     """Everything counted about requests of one (model, target model, fairness id, priority)."""
 
-    __slots__ = ("_flow", "_tallies", "bytes", "key", "used", "waiting")
+    __slots__ = ("_ended", "_flow", "bytes", "key", "outcomes", "used", "waiting")
 
     def __init__(self, flow: FlowMetrics, key: Key) -> None:
         self.key = key
         self._flow = flow
-        self._tallies: dict[str, _Tally] = {}
+        self._ended: dict[str, tuple[_Observe, _Observe]] = {}
+        """By outcome: how long it waited; how long it took to enqueue, which all models share."""
+        self.outcomes: dict[str, Histogram] = {}
+        """How long requests waited, by what became of them."""
         self.waiting = 0
         self.bytes = 0
         self.used = False
         """Something waited here, once."""
-
-    @property
-    def outcomes(self) -> Iterable[tuple[str, Histogram]]:
-        return [(outcome, tally.queued) for outcome, tally in self._tallies.items()]
 
     def waits(self, size_bytes: int) -> None:
         """One could not go at once. Must be followed by exactly one `leaves` and one `ended`."""
@@ -109,12 +98,13 @@ class QueueMeter:
         self.bytes -= size_bytes
 
     def ended(self, outcome: str, waited_s: float, enqueue_s: float) -> None:
-        tally = self._tallies.get(outcome)
-        if tally is None:
-            tally = self._tallies[outcome] = self._flow.tally(self.key, outcome)
-        tally.queued.observe(waited_s)
-        tally.enqueued.observe(enqueue_s)
-        tally.count[0] += 1
+        pair = self._ended.get(outcome)
+        if pair is None:
+            waits = self.outcomes[outcome] = Histogram(table.QUEUE_DURATION.bounds)
+            pair = waits.observe, self._flow.enqueued(self.key, outcome).observe
+            self._ended[outcome] = pair
+        pair[0](waited_s)
+        pair[1](enqueue_s)
 
 
 class FlowMetrics:
@@ -131,10 +121,11 @@ class FlowMetrics:
         self._flows = flows
         self._most = most
         self._meters: dict[tuple[str, str, str, int], QueueMeter] = {}
+        self.known = self._meters.get
+        """(model, target model, fairness id, priority) -> its meter, or None: then ask `meter`."""
         self._shown: dict[Key, QueueMeter] = {}
         """The same by their labels."""
         self._enqueued: dict[Key, Histogram] = {}
-        self._totals: dict[Key, list[int]] = {}
         self._cycles = Histogram(table.DISPATCH_CYCLE.bounds)
         self.ran = self._cycles.observe
         """One run over the queues took so many seconds."""
@@ -169,13 +160,9 @@ class FlowMetrics:
                 self._meters[raw] = meter
         return meter
 
-    def tally(self, labels: Key, outcome: str) -> _Tally:
+    def enqueued(self, labels: Key, outcome: str) -> Histogram:
         flow, priority = labels[:2]
-        enqueued = self._enqueued.setdefault(
-            (flow, priority, outcome), Histogram(table.ENQUEUE_DURATION.bounds)
-        )
-        count = self._totals.setdefault((outcome, priority, self.pool), [0])
-        return _Tally(Histogram(table.QUEUE_DURATION.bounds), enqueued, count)
+        return self._enqueued.setdefault((flow, priority, outcome), Histogram(table.ENQUEUE_DURATION.bounds))
 
     def revoked(self, seq: int, demand: int, now: float) -> None:
         """A running request was told to end, for one of priority `demand` that waits."""
@@ -218,7 +205,7 @@ class FlowMetrics:
             (table.BAND_BYTES.name, lambda: self._bands(lambda share: share.bytes)),
             (table.ALL_REQUESTS.name, lambda: [((pool,), self._view.all().requests)]),
             (table.ALL_BYTES.name, lambda: [((pool,), self._view.all().bytes)]),
-            (table.OUTCOMES.name, lambda: [(key, count[0]) for key, count in self._totals.items()]),
+            (table.OUTCOMES.name, self._outcomes),
             (table.REVOKED.name, lambda: [((str(p), pool), n) for p, n in self._issued.items()]),
             (table.REVOCATIONS.name, self._revocations),
             (table.RECLAIM_TARGET.name, lambda: self._reclaim(0)),
@@ -232,8 +219,15 @@ class FlowMetrics:
     def _durations(self) -> Iterable[Cell]:
         for meter in tuple(self._shown.values()):
             flow, priority, pool, model, target = meter.key
-            for outcome, histogram in meter.outcomes:
+            for outcome, histogram in tuple(meter.outcomes.items()):
                 yield (flow, priority, outcome, pool, model, target), histogram
+
+    def _outcomes(self) -> Iterable[Cell]:
+        sums: dict[Key, int] = {}
+        for (_, priority, outcome), histogram in self._enqueued.items():
+            key = (outcome, priority, self.pool)
+            sums[key] = sums.get(key, 0) + histogram.count
+        return list(sums.items())
 
     def _bands(self, of: Callable[[Share], float]) -> list[Cell]:
         return [((str(priority), self.pool), of(share)) for priority, share in self._view.bands()]
