@@ -189,7 +189,7 @@ def watched(app: App, loaded: Any, spent: dict[str, float]) -> Director:
         seed=d.seed,
     )  # fmt: skip
     director.outputs = Watched(director.outputs, ROOMS["outputs"], spent)  # type: ignore[assignment]
-    director.candidates = _timed(director.candidates, "candidates", spent)  # type: ignore[method-assign]
+    director.candidates.of = _timed(director.candidates.of, "candidates", spent)  # type: ignore[method-assign]
     return director
 
 

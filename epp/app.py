@@ -32,7 +32,7 @@ from epp.datalayer.observation.gateways import Mode
 from epp.datalayer.observation.observation import Observation, Rules, SettledLedger
 from epp.datalayer.outliers import Outliers, recover
 from epp.datalayer.store import Store
-from epp.director import Director, Settings
+from epp.director import Director
 from epp.domain.controls import DEFAULT_FLOW
 from epp.domain.views import EndpointObserver
 from epp.extproc import native
@@ -44,6 +44,7 @@ from epp.extproc.transport import Limits, Tls, Transport
 from epp.feeds import Feeds, open_trust
 from epp.flowcontrol import open_queues, show_flow
 from epp.parsing.select import Parsers
+from epp.rooms import Settings
 from epp.telemetry.metrics import Limits as MetricLimits
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.otel import open_tracer

@@ -10,18 +10,20 @@ from typing import Any
 
 from epp.admission.gate import Gate
 from epp.admission.trust import Trust
+from epp.call import RequestCall
 from epp.config.loader import load_preset, load_text
 from epp.datalayer.inflight import Ledger
 from epp.datalayer.objectives import Objectives
 from epp.datalayer.outliers import Outliers
 from epp.datalayer.store import Store
-from epp.director import Director, RequestCall, Settings
+from epp.director import Director
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.errors import Answer
 from epp.domain.snapshot import Ints
 from epp.domain.views import AnswerPlan, Clock, Ending, Route, Verdict
 from epp.extproc.answer import AnswerWatch, head_of
 from epp.parsing.select import Parsers
+from epp.rooms import Settings
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog
 from epp.telemetry.tracing import Tracer

@@ -24,12 +24,13 @@ from epp.config.presets import DEFAULT, PRESETS
 from epp.config.problems import ConfigError
 from epp.datalayer.endpoints_file import EndpointsFileError
 from epp.datalayer.objectives import ObjectiveFiles, Objectives
-from epp.director import Director, Settings
+from epp.director import Director
 from epp.domain.errors import Answer
 from epp.domain.request import RequestHead
 from epp.domain.views import Route
 from epp.feeds import open_trust
 from epp.parsing.select import Parsers
+from epp.rooms import Settings
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog, describe
 from epp.telemetry.reasons_table import table

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from epp.director import Settings
 from epp.domain.errors import Answer, Reason, Refused
 from epp.domain.request import Api
 from epp.domain.views import Route
+from epp.rooms import Settings
 from epp.scheduling.subset import subset_rows
 from tests import builders
 from tests.house import House, chat, refusal

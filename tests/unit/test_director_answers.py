@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.director import REASONS_HEADER, Settings
+from epp.call import REASONS_HEADER
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.request import Usage
 from epp.domain.views import AnswerHead, Ending, Report, Route
+from epp.rooms import Settings
 from epp.telemetry.buckets import ITL_S
 from epp.telemetry.reasons import DecisionLog
 from tests import builders
