@@ -126,6 +126,31 @@ async def test_a_request_is_routed_and_can_be_asked_about(tmp_path: Path) -> Non
         call.cancel()
 
 
+async def test_a_request_that_waited_in_vain_can_be_asked_about(tmp_path: Path) -> None:
+    # Nobody answers a scrape, so the endpoints count as full.
+    config = PLAIN + "featureGates: [flowControl]\nflowControl: {defaultRequestTTL: 50ms}\n"
+    async with running(tmp_path, config=config) as app, gw.channel(app.transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers({**CHAT, "x-llm-d-inference-fairness-id": "team-a"}))
+        await call.write(gw.request_body(BODY, end=True))
+        answer = await call.read()
+        assert answer.immediate_response.status.code == 429
+        url = f"http://127.0.0.1:{app.web.port}"
+        async with aiohttp.ClientSession() as client:
+            async with client.get(f"{url}/debug/decisions/r1") as said:
+                refused = (await said.json())["refused"]
+            async with client.get(f"{url}/debug/flowcontrol?format=text") as said:
+                page = await said.text()
+            async with client.get(f"{url}/metrics") as said:
+                metrics = await said.text()
+        assert (refused["reason"], refused["fairness_id"]) == ("queue_timeout", "team-a")
+        assert refused["waited_s"] >= 0.05
+        assert "2 stale endpoints" in page
+        assert "  r1 429 queue_timeout: " in page
+        counted = 'requests_total{outcome="EvictedTTL",priority="0",inference_pool="default"} 1'
+        assert f"llm_d_epp_flow_control_{counted}" in metrics
+
+
 async def test_the_limits_of_the_configuration_hold(tmp_path: Path) -> None:
     limits = "epp: {limits: {maxBodyBytes: 1Ki, maxBufferedBytes: 1Ki, maxStreams: 2}}\n"
     async with running(tmp_path, config=PLAIN + limits) as app, gw.channel(app.transport.port) as channel:
