@@ -119,7 +119,7 @@ class RequestCall:
         self._trace.refused(refused)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("refused", extra={"request_id": self._head.request_id, "reason": refused.reason.name})
-        return answer_of(refused)
+        return answer_of(refused, self._head.request_id)
 
     def decide(
         self, body: Body, *, truncated: bool = False, scanned: Scanned | None = None

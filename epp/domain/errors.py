@@ -91,14 +91,16 @@ class Answer:
     reason: Reason
 
 
-def answer_of(refused: Refused) -> Answer:
-    """The refusal as an HTTP answer in OpenAI's error shape."""
+def answer_of(refused: Refused, request_id: str = "") -> Answer:
+    """The refusal as an HTTP answer in OpenAI's error shape, under which id the request is found here."""
     row = refused.reason.value
     headers = [("content-type", "application/json")]
     if row.dropped:
         headers.append((DROPPED_REASON, row.dropped))
     if refused.retry_after_s > 0:
         headers.append(("retry-after", str(refused.retry_after_s)))
+    if request_id:
+        headers.append(("x-request-id", request_id))
     error = {"message": refused.message, "type": row.type, "param": refused.param, "code": row.code}
     body = json.dumps({"error": error}, ensure_ascii=False).encode("utf-8", "replace")
     return Answer(row.status, tuple(headers), body, refused.reason)
