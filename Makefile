@@ -1,4 +1,5 @@
-# make demo   a real Envoy, eight simulated engines and epp, compared with round robin; ARGS=--exit leaves at once
+# make demo   a real Envoy, simulated engines and epp, compared with round robin; ARGS=--exit leaves at once,
+#             ARGS=--overload floods two engines: without queues and with
 # make test   lint, types, layers, all tests
 # make fuzz   a million malformed messages, bodies and connections for the compiled transport
 # make bench  the data path: plain Envoy, a logic-free picker, both transports, open streams, the hand-off; ARGS=--quick

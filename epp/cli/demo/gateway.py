@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from epp.cli.demo.ports import HOST
-from epp.cli.envoyfile import render
+from epp.cli.envoyfile import Value, render
 
 STANDALONE = Path(__file__).parents[3] / "deploy" / "envoy" / "standalone.yaml"
 ROUND_ROBIN = "round-robin"
@@ -35,10 +35,11 @@ class Ports:
 
     picked: int
     """Requests routed by epp."""
-    round_robin: int
     admin: int
     epp: int
     epp_health: int
+    round_robin: int = 0
+    """0 where there is no such listener."""
 
 
 def find_envoy(python: Path = Path(sys.executable), path: str | None = None) -> Path:
@@ -58,24 +59,33 @@ def find_envoy(python: Path = Path(sys.executable), path: str | None = None) -> 
 
 def configuration(ports: Ports, engines: Sequence[int]) -> str:
     """The whole configuration as YAML. `engines` are ports on loopback. Raises GatewayMissingError."""
-    try:
-        text = render(
-            STANDALONE,
-            {
-                "admin": ports.admin,
-                "listener_address": HOST,
-                "listener": ports.picked,
-                "epp": ports.epp,
-                "epp_health": ports.epp_health,
-            },
-        )
-    except OSError as error:
-        raise GatewayMissingError(f"{error}; the demo runs from a clone of the repository") from error
-    document: dict[str, Any] = yaml.safe_load(text)
+    document = _standalone(ports)
     resources = document["static_resources"]
     resources["listeners"].append(_without_picker(resources["listeners"][0], ports.round_robin))
     resources["clusters"].append(_round_robin_over(resources["clusters"][0], engines))
     return yaml.safe_dump(document, sort_keys=False)
+
+
+def believing(ports: Ports) -> str:
+    """`standalone.yaml` on these ports, but clients may say how important they are: what they send reaches
+    epp, as if it came from a gateway that knows them. Raises GatewayMissingError."""
+    return yaml.safe_dump(_standalone(ports, control_header="x-none"), sort_keys=False)
+
+
+def _standalone(ports: Ports, **more: str) -> dict[str, Any]:
+    values: dict[str, Value] = {
+        "admin": ports.admin,
+        "listener_address": HOST,
+        "listener": ports.picked,
+        "epp": ports.epp,
+        "epp_health": ports.epp_health,
+        **more,
+    }
+    try:
+        document: dict[str, Any] = yaml.safe_load(render(STANDALONE, values))
+    except OSError as error:
+        raise GatewayMissingError(f"{error}; the demo runs from a clone of the repository") from error
+    return document
 
 
 def _without_picker(listener: Mapping[str, Any], port: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -21,6 +22,7 @@ ENGINES = 8
 READY_WITHIN_S = 45.0
 """A cold Python start on a busy two-core machine takes a few seconds; this is for the worst."""
 _POLL_S = 0.05
+_ME = (sys.executable, "-m", "epp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,57 +65,69 @@ def choose(ports: Ports, directory: Path, first: int) -> Stack:
 
 
 def epp_config(endpoints: Path) -> str:
-    """epp's default policy over an endpoints file."""
-    document = yaml.safe_load(PRESETS[DEFAULT].text)
+    """epp's default policy over an endpoints file, as YAML."""
+    return yaml.safe_dump(epp_document(endpoints), sort_keys=False)
+
+
+def epp_document(endpoints: Path) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(PRESETS[DEFAULT].text)
     discovery = {"name": "engines", "type": "file-discovery", "parameters": {"path": str(endpoints)}}
     document["plugins"].insert(0, discovery)
-    document["dataLayer"] = {"discovery": {"pluginRef": "engines"}}
-    return yaml.safe_dump(document, sort_keys=False)
+    document.setdefault("dataLayer", {})["discovery"] = {"pluginRef": "engines"}
+    return document
 
 
 async def start(stack: Stack, children: Children, envoy: Path, engine_options: Sequence[str]) -> None:
     """Engines, epp, Envoy; each is ready before the next starts. Raises ChildError."""
-    directory = children.directory
-    endpoints = directory / "endpoints.yaml"
-    me = [sys.executable, "-m", "epp"]
-    engines = await children.start(
-        "engines",
-        [
-            *me,
-            "sim",
-            f"--port={stack.engines[0]}",
-            f"--count={len(stack.engines)}",
-            f"--endpoints-out={endpoints}",
-            *engine_options,
-        ],
-    )
-    await _until(engines, children, lambda: _all_answer(stack.engines, "/health"), "the engines")
+    endpoints = children.directory / "endpoints.yaml"
+    await start_engines(children, stack.engines, endpoints, engine_options)
     stack.config.write_text(epp_config(endpoints), encoding="utf-8")
     ports = stack.gateway
-    epp = await children.start(
-        "epp",
-        [
-            *me,
-            "serve",
-            f"--config-file={stack.config}",
-            f"--bind-address={HOST}",
-            f"--grpc-port={ports.epp}",
-            f"--grpc-health-port={ports.epp_health}",
-            f"--metrics-port={stack.metrics}",
-            "--secure-serving=false",
-            "--metrics-endpoint-auth=false",
-            "--pool-name=demo",
-        ],
-    )
-    await _until(epp, children, lambda: answers(stack.metrics, "/readyz"), "epp to be ready")
-    settings = directory / "envoy.yaml"
-    settings.write_text(gateway.configuration(ports, stack.engines), encoding="utf-8")
+    await start_picker(children, "epp", stack.config, ports, stack.metrics)
+    text = gateway.configuration(ports, stack.engines)
+    proxy = await start_gateway(children, "envoy", envoy, text, ports.round_robin)
+    await until(proxy, children, lambda: answers(ports.picked, "/v1/models"), "Envoy to reach epp")
+
+
+async def start_engines(
+    children: Children, ports: Sequence[int], endpoints: Path, options: Sequence[str]
+) -> None:
+    """On consecutive ports, and the file that names them. Raises ChildError."""
+    arguments = [f"--port={ports[0]}", f"--count={len(ports)}", f"--endpoints-out={endpoints}", *options]
+    engines = await children.start("engines", [*_ME, "sim", *arguments])
+    await until(engines, children, lambda: _all_answer(ports, "/health"), "the engines")
+
+
+async def start_picker(
+    children: Children, name: str, config: Path, ports: gateway.Ports, metrics: int
+) -> None:
+    """`epp serve`, ready. Raises ChildError."""
+    arguments = [
+        f"--config-file={config}",
+        f"--bind-address={HOST}",
+        f"--grpc-port={ports.epp}",
+        f"--grpc-health-port={ports.epp_health}",
+        f"--metrics-port={metrics}",
+        "--secure-serving=false",
+        "--metrics-endpoint-auth=false",
+        "--pool-name=demo",
+    ]
+    epp = await children.start(name, [*_ME, "serve", *arguments])
+    await until(epp, children, lambda: answers(metrics, "/readyz"), f"{name} to be ready")
+
+
+async def start_gateway(
+    children: Children, name: str, envoy: Path, configuration: str, port: int, path: str = "/v1/models"
+) -> Child:
+    """An Envoy that answers on one of its ports. Raises ChildError."""
+    settings = children.directory / f"{name}.yaml"
+    settings.write_text(configuration, encoding="utf-8")
     # No hot restart: it would share memory with any other Envoy on this machine. One worker: two cores have
     # six processes to run, and one worker's round robin is strict.
     arguments = ["-c", str(settings), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
-    proxy = await children.start("envoy", [str(envoy), *arguments])
-    await _until(proxy, children, lambda: answers(ports.round_robin, "/v1/models"), "Envoy")
-    await _until(proxy, children, lambda: answers(ports.picked, "/v1/models"), "Envoy to reach epp")
+    proxy = await children.start(name, [str(envoy), *arguments])
+    await until(proxy, children, lambda: answers(port, path), "Envoy")
+    return proxy
 
 
 async def forget_prefixes(stack: Stack) -> None:
@@ -145,7 +159,7 @@ async def _once(port: int, method: str, path: str) -> tuple[int, bytes]:
         await pool.close()
 
 
-async def _until(child: Child, children: Children, ready: Callable[[], Awaitable[bool]], what: str) -> None:
+async def until(child: Child, children: Children, ready: Callable[[], Awaitable[bool]], what: str) -> None:
     """Asks again and again. Raises ChildError when the child ends or READY_WITHIN_S pass first."""
     try:
         async with asyncio.timeout(READY_WITHIN_S):
