@@ -136,7 +136,7 @@ class WatchingPicker(Picker):
         request.stream = self._streamed
         observation.settle(now)
         sent = super().choose(request, now)
-        watch = observation.watch(
+        watch = None if self.blind else observation.watch(
             request, sent.entry, uncached=sent.uncached_tokens, output=sent.expected_output,
             rewritten=False, now=now,
         )  # fmt: skip

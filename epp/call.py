@@ -227,7 +227,7 @@ class RequestCall:
         changed = self._rewritten(request, body) if target != model else None
         restore = (target, model) if changed is not None and model else None
         watch = None
-        if head.answer_view not in observation.whole:
+        if head.answer_view not in observation.whole or (uncached and not request.stream):
             watch = self._watch = observation.watch(
                 request, self._entry, uncached=uncached, output=expected,
                 rewritten=restore is not None, now=decided_at,

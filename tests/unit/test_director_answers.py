@@ -39,16 +39,29 @@ def test_the_ledger_follows_a_request_to_its_end() -> None:
     requests, prefill = house.inflight()
     assert requests == 1
     assert prefill > 100
+    # The headers of an answer that is not streamed come when it is complete.
     played.headers(200, JSON)
-    assert house.inflight()[1] == prefill
-    played.body(b'{"usage": {"prompt_tokens": 5, "completion_tokens": 3}}')
     assert house.inflight() == (1, 0)
+    played.body(b'{"usage": {"prompt_tokens": 5, "completion_tokens": 3}}')
     played.end()
     played.end()
     assert house.inflight() == (0, 0)
     page = house.page()
     assert 'llm_d_epp_request_total{model_name="m",target_model_name="m"' in page
     assert 'llm_d_epp_request_output_tokens_sum{model_name="m"' in page
+
+
+def test_a_streamed_answer_is_prefilled_with_its_first_token() -> None:
+    house = House()
+    played = house.play()
+    played.route(chat(stream=True))
+    prefill = house.inflight()[1]
+    assert prefill > 100
+    played.headers(200, {"content-type": "text/event-stream"})
+    assert house.inflight() == (1, prefill)
+    played.body(b"data: {}\n\n")
+    assert house.inflight() == (1, 0)
+    played.end()
 
 
 def test_the_second_turn_goes_where_the_first_is_cached() -> None:

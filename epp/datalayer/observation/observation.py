@@ -88,7 +88,7 @@ class Observation:
         self._last_view: AnswerView | None = None
         self._last = (Gateway.ALWAYS, Mode.ALL)
         self.whole: tuple[AnswerView, ...] = ()
-        """Requests that come with one of these need no watch: their answers are all looked at."""
+        """Streamed requests that come with one of these need no watch: their answers are all looked at."""
         self.seen = 0
         """Answers of such requests that went by."""
         self.heap = self._dues.heap
@@ -99,16 +99,20 @@ class Observation:
     def watch(
         self, request: Request, entry: Entry, *, uncached: int, output: int, rewritten: bool, now: float
     ) -> Watch | None:
-        """A request leaves, its ledger entry begun. None: its answer will be seen, nothing more to do."""
+        """A request leaves, its ledger entry begun. None: its answer's first token will be seen, nothing more
+        to do. That of an answer which is not streamed is not seen, though all of it comes."""
         known, effect = self._known(request.head.answer_view)
-        if known is Gateway.ALWAYS or (known is Gateway.CHOICE and effect is Mode.ALL):
-            return None
         slot, stream, timings = entry.slot, request.stream, self._timings
+        seen = known is Gateway.ALWAYS or (known is Gateway.CHOICE and effect is Mode.ALL)
+        if seen and (stream or uncached <= 0):
+            return None
         cell = timings.cell(slot, request.target_model)
         tokens = self._ledger.prefill_at(slot)
         wanted = NONE
         trial = False
-        if rewritten:
+        if seen:
+            wanted = ALL
+        elif rewritten:
             wanted = REWRITTEN
         elif request.api is Api.RESPONSES:
             wanted = STORED
