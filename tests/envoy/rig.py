@@ -112,7 +112,7 @@ async def rig(
     async with contextlib.AsyncExitStack() as live:
         for engine in pool:
             live.push_async_callback(engine.stop)
-        flags = ("--transport", transport, *flags)
+        flags = ("--transport", transport, "--enable-grpc-stream-metrics", *flags)
         served = await asyncio.to_thread(epp_serve, addresses, directory, flags=flags, secure=secure)
         live.callback(served.stop_now)
         filled: dict[str, Value] = {
