@@ -21,7 +21,7 @@ import click
 from envoy.config.core.v3 import base_pb2
 from envoy.extensions.filters.http.ext_proc.v3 import processing_mode_pb2
 from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
-from gateway import chat_body
+from gateway_load import chat_body
 
 from epp.app import App, Options
 from epp.config.loader import load_preset

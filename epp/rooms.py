@@ -72,6 +72,7 @@ class Rooms:
         self.store = store
         self.ledger = ledger
         self.outliers = outliers
+        self.models = models
         self.metrics = metrics
         self.tracer = tracer
         self.decisions = decisions
