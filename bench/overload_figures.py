@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import inf
 
 import numpy as np
-from overload_scene import BANDS, FAIR_SHARE, TENANTS, Job, share_of
+from overload_scene import BANDS, FAIR_SHARE, FLOODER, TENANTS, Job, share_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class BandFigures:
     ttft_p50_s: float
     ttft_p99_s: float
     """Of those that were answered; inf for none."""
+    others_p99_s: float
+    """The same for all tenants but the flooder."""
     onset_p99_s: float
     """The same for those of the first 30 s of the run, into an idle pool."""
     unanswered: float
@@ -96,6 +98,9 @@ def figures(
             slo_goodput=_tokens(job for job in own if job.within_slo) / total,
             ttft_p50_s=_percentile(ttft, 50),
             ttft_p99_s=_percentile(ttft, 99),
+            others_p99_s=_percentile(
+                [job.ttft_s for job in own if job.ask.tenant != FLOODER and job.ttft_s < inf], 99
+            ),
             onset_p99_s=_percentile([seconds for seconds in onset if seconds < inf], 99),
             unanswered=1.0 - len(ttft) / max(1, len(own)),
             refusals=sum(len(job.refused_at) for job in own),
