@@ -32,8 +32,8 @@ class DrainRate:
         self._backlog = backlog
 
     def per_second(self) -> float | None:
-        """None until it was measured for half a second. Where nothing was sent, one is taken to go now: a stall
-        of a second tells that the next takes a second or more, not that nothing will ever go."""
+        """None until it was measured for half a second. Where nothing was sent, one is taken to go now: a
+        stall of a second tells that the next takes a second or more, not that nothing will ever go."""
         if self._measured_s < _LEAST_MEASURED_S:
             return None
         return max(1.0, self._sent) / self._measured_s
