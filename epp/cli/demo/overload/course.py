@@ -104,5 +104,6 @@ def _invitation(where: stack.Stack) -> list[str]:
         "Try:",
         f"  curl -N {queued.url}/v1/chat/completions -H 'content-type: application/json' "
         f"-H 'x-llm-d-inference-objective: batch' -d '{body}'",
+        f"  curl -s '{queued.epp_url}/debug/flowcontrol?format=text'",
         f"  curl -s {queued.epp_url}/metrics | grep ^llm_d_epp_flow_control_requests_total",
     ]
