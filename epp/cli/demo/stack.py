@@ -99,7 +99,7 @@ async def start_engines(
 
 
 async def start_picker(
-    children: Children, name: str, config: Path, ports: gateway.Ports, metrics: int
+    children: Children, name: str, config: Path, ports: gateway.Ports, metrics: int, *flags: str
 ) -> None:
     """`epp serve`, ready. Raises ChildError."""
     arguments = [
@@ -111,6 +111,7 @@ async def start_picker(
         "--secure-serving=false",
         "--metrics-endpoint-auth=false",
         "--pool-name=demo",
+        *flags,
     ]
     epp = await children.start(name, [*_ME, "serve", *arguments])
     await until(epp, children, lambda: answers(metrics, "/readyz"), f"{name} to be ready")

@@ -117,7 +117,7 @@ def test_the_tables_show_every_band() -> None:
 def test_epp_reads_both_configurations(tmp_path: Path) -> None:
     plain, queued = stack.documents(tmp_path / "endpoints.yaml", tmp_path / "objectives.yaml")
     assert load_text(yaml.safe_dump(plain), source="demo").flow is None
-    loaded = load_text(yaml.safe_dump(queued), source="demo")
+    loaded = load_text(yaml.safe_dump(queued), source="demo", allow_experimental=True)
     assert loaded.flow is not None
     assert set(loaded.flow.registry.bands) == {band.priority for band in BANDS}
     assert not loaded.notices

@@ -15,8 +15,7 @@ from epp.cli.demo.ports import HOST, Ports
 from epp.cli.demo.processes import Children
 from epp.cli.demo.stack import answers, epp_document, start_engines, start_gateway, start_picker, until
 
-_INTAKE: Final = 2
-"""Beyond the batch: while one is read, the place that it will have is free."""
+_FLAG: Final = "--allow-experimental-plugins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ async def start(stack: Stack, children: Children, envoy: Path) -> None:
     plain, with_queues = documents(endpoints, objectives)
     for picker, document in ((stack.open, plain), (stack.queued, with_queues)):
         picker.config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-        await start_picker(children, picker.name, picker.config, picker.gateway, picker.metrics)
+        await start_picker(children, picker.name, picker.config, picker.gateway, picker.metrics, _FLAG)
         port = picker.gateway.picked
         name = f"envoy-{picker.name}"
         proxy = await start_gateway(
@@ -96,17 +95,20 @@ def _objectives() -> list[dict[str, Any]]:
 
 
 def documents(endpoints: Path, objectives: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """epp's configuration without queues, then with them: the engines are full when their batches are, and
-    what waits then is limited to a second or two of work."""
+    """epp's configuration without queues, then with them as docs/overload.md recommends: the engines are full
+    when their batches are, the lowest band leaves some places free, and what waits is limited to a second or
+    two of work."""
     plain = epp_document(endpoints)
     plugins = [
-        {"type": "concurrency-detector", "parameters": {"maxConcurrency": BATCH + _INTAKE}},
+        {"type": "burst-utilization-detector", "parameters": {"maxRequests": BATCH}},
+        {"type": "priority-holdback-policy", "parameters": {"minCeiling": 0.85}},
         {"type": "vtc-fairness-policy"},
     ]
     fair = {"fairnessPolicyRef": "vtc-fairness-policy"}
     most = zip(BANDS, (100, 30, 20), strict=True)
     flow = {
-        "saturationDetector": {"pluginRef": "concurrency-detector"},
+        "saturationDetector": {"pluginRef": "burst-utilization-detector"},
+        "usageLimitPolicyPluginRef": "priority-holdback-policy",
         "defaultRequestTTL": "10s",
         "priorityBands": [
             {"priority": band.priority, "maxRequests": requests, **fair} for band, requests in most
