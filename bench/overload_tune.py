@@ -26,16 +26,16 @@ from epp.admission.attained import AttainedService, AttainedServiceParameters
 from epp.admission.fairness import GlobalStrict, RoundRobin
 from epp.scheduling.contract import NoParameters
 
-BOTH: Final = {"maxRequests": 256, "maxPrefillTokens": 4096}
+BOTH: Final = {"maxRequests": 256, "maxPrefillTokens": 2560}
 CHANGES: Final[Mapping[str, Change]] = {
     "as recommended": AS_IT_IS,
     "utilization-detector, one ceiling": Change(utilization=True, min_ceiling=1.0),
     "burst detector without limits, one ceiling": Change(burst={}, min_ceiling=1.0),
-    "maxRequests 0": Change(burst={"maxPrefillTokens": 4096}),
+    "maxRequests 0": Change(burst={"maxPrefillTokens": 2560}),
     "maxRequests 128": Change(burst={**BOTH, "maxRequests": 128}),
-    "maxRequests 512": Change(burst={**BOTH, "maxRequests": 512}),
     "maxPrefillTokens 0": Change(burst={"maxRequests": 256}),
     "maxPrefillTokens 2048": Change(burst={**BOTH, "maxPrefillTokens": 2048}),
+    "maxPrefillTokens 4096": Change(burst={**BOTH, "maxPrefillTokens": 4096}),
     "maxPrefillTokens 8192": Change(burst={**BOTH, "maxPrefillTokens": 8192}),
     "one ceiling (static 1.0)": Change(min_ceiling=1.0),
     "minCeiling 0.95": Change(min_ceiling=0.95),
