@@ -15,6 +15,8 @@ import openai
 import pytest
 import pytest_asyncio
 
+from epp.load.run import raise_open_files
+
 from .engines import EVENT, Engine, start_engines
 from .rig import Rig, chat, rig, until
 
@@ -325,3 +327,19 @@ async def test_who_waits_is_served_while_the_picker_drains(tmp_path: Path) -> No
         stack.engines[0].go.set()
         assert (await running).status == (await waiting).status == 200
         assert await leaving == 0
+
+
+async def test_thousands_that_are_refused_at_once_all_hear_why(tmp_path: Path) -> None:
+    """More than Envoy would let wait on its connection to the picker, if it were not told to."""
+    raise_open_files()
+    config = CONFIG.replace("{maxRequests: 1, maxBytes: 100k}", "{maxRequests: 10k, maxBytes: 1G}")
+    more = [*flags(tmp_path, config), "--drain-timeout", "1s"]
+    async with rig(tmp_path, "standalone.yaml", engines=1, flags=more, values=BELIEVED) as stack:
+        running = asking(stack, "running")
+        await stack.serving()
+        waiting = [asking(stack, "waiting") for _ in range(2500)]
+        await queued(stack, len(waiting))
+        assert await asyncio.to_thread(stack.epp.child.stop, 60.0) == 0
+        for reply in waiting:
+            (await reply).assert_refused(503, "shutting_down", "rejected-shutting-down")
+        running.cancel()
