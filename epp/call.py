@@ -339,6 +339,8 @@ class RequestCall:
             self._d.observation.first_token(self._watch, at)
         if self._decision is not None:
             self._forget()
+        if self._ticket is not None and self._d.queues is not None:
+            self._d.queues.changed()  # a prompt is prefilled: that may make room
 
     def end(self, ending: Ending, report: Report) -> None:
         if self._over:

@@ -114,8 +114,8 @@ class GrpcioTransport:
                 ("grpc.max_receive_message_length", self._limits.receive_bytes),
                 ("grpc.max_send_message_length", self._max_send_bytes),
                 ("grpc.so_reuseport", 0),
-                # Streams that nobody has taken yet. From 1,000 on gRPC would reject some by chance, but a burst is
-                # no attack: `max_streams` limits them, with an answer.
+                # Streams that nobody has taken yet. From 1,000 on gRPC would reject some by chance, but a
+                # burst is no attack: `max_streams` limits them, with an answer.
                 ("grpc.server.max_pending_requests", limits),
                 ("grpc.server.max_pending_requests_hard_limit", limits),
                 # Gateways keep their connection for days: answer their pings, however often.
