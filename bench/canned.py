@@ -43,6 +43,8 @@ class Uncounted:
 
     def handoffs(self, counts: Sequence[int], total_s: float) -> None: ...
 
+    def connections(self, now_open: int, failed: int) -> None: ...
+
     def protocol_violation(self, kind: str) -> None:
         print(f"violation: {kind}", flush=True)
 

@@ -21,32 +21,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import msgspec
 import numpy as np
 from msgspec import Meta
 
 from epp.admission.room import Filling, Rising, Room, Term
+from epp.admission.saturation import UtilizationParameters
 from epp.domain.snapshot import NEVER, Bools, Floats, Ints, Snapshot
 from epp.domain.units import duration_s
 from epp.domain.views import InflightView
 from epp.scheduling.contract import BuildContext, Cycle, PluginType
 
 
-class BurstParameters(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """The first four are the utilization detector's."""
+class BurstParameters(UtilizationParameters, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Those of the utilization detector, and:"""
 
-    queue_depth_threshold: Annotated[
-        int, Meta(gt=0, description="waiting requests that fill an endpoint")
-    ] = 5
-    kv_cache_util_threshold: Annotated[
-        float, Meta(gt=0, le=1, description="share of KV-cache blocks that fills an endpoint")
-    ] = 0.8
-    metrics_staleness_threshold: Annotated[
-        str, Meta(description="metrics older than this (but at least three scrape intervals) count as full")
-    ] = "200ms"
-    headroom: Annotated[
-        float, Meta(ge=0, description="as a filter: how far over the thresholds an endpoint may be")
-    ] = 0.0
     assumed_batch: Annotated[
         int, Meta(ge=0, description="requests that an endpoint runs at once before it was seen to run more")
     ] = 16

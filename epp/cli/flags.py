@@ -131,7 +131,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--tls-min-version",), str, "", "VersionTLS12 only: the version that this transport begins at"),
     Flag(
         ("--tls-cipher-suites",),
-        refused="set the environment variable GRPC_SSL_CIPHER_SUITES (OpenSSL names) before the start instead",
+        refused="the native transport's ciphers are fixed; with --transport grpcio set the environment variable GRPC_SSL_CIPHER_SUITES (OpenSSL names) before the start",
     ),
     Flag(("--metrics-endpoint-auth",), BOOL, True, "ask for a bearer token on the metrics port"),
     Flag(("--metrics-token-file",), click.Path(), "", "file with that token; without it there is no check"),

@@ -173,6 +173,7 @@ class NativeTransport:
         for kind, count in counts["violations"].items():
             for _ in range(count):
                 sink.protocol_violation(kind)
+        sink.connections(server.connections, counts["handshake_failures"])
         for _ in range(counts["faults"]):
             sink.internal_error("transport")
 
@@ -197,7 +198,7 @@ class NativeTransport:
         """The descriptor is readable."""
         server, handlers = self._server, self._handlers
         unsent = 0
-        for _, stream, name, *content in server.drain(_BATCH):
+        for stream, name, *content in server.drain(_BATCH):
             try:
                 handlers[name](stream, *content)
             except Exception:

@@ -54,6 +54,9 @@ class StreamSink(Protocol):
     def handoffs(self, counts: Sequence[int], total_s: float) -> None:
         """Histogram (HANDOFF_S; empty for none) of the times from a decision's queueing to its verdict."""
 
+    def connections(self, now_open: int, failed: int) -> None:
+        """Connections of gateways that are open now, and further ones that ended in their handshake."""
+
     def protocol_violation(self, kind: str) -> None: ...
 
     def internal_error(self, where: str) -> None:

@@ -292,6 +292,11 @@ class Metrics:
         if counts:
             self._histograms[table.HANDOFF.name][()].add_counts(counts, total_s)
 
+    def connections(self, now_open: int, failed: int) -> None:
+        self._numbers[table.CONNECTIONS.name][()] = now_open
+        if failed:
+            self._add(table.HANDSHAKES, (), failed)
+
     def protocol_violation(self, kind: str) -> None:
         self._add(table.VIOLATIONS, (kind,))
 

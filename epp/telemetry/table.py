@@ -312,6 +312,11 @@ HANDOFF = _histogram(
     b.HANDOFF_S,
     "Seconds from the queueing of a request by the native transport until its verdict was there.",
 )
+CONNECTIONS = _gauge("epp_transport_connections", "Connections of gateways to the native transport.")
+HANDSHAKES = _counter(
+    "epp_transport_handshake_failures_total",
+    "Connections to the native transport that ended in their TLS or HTTP/2 handshake.",
+)
 STREAMS = _gauge("llm_d_epp_extproc_streams_inflight", "Open ext_proc streams.")
 STREAM_DURATION = _histogram(
     "llm_d_epp_extproc_stream_duration_seconds", b.STREAM_S, "Seconds that an ext_proc stream was open."

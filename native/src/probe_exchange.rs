@@ -138,7 +138,7 @@ impl ExchangeProbe {
         step(&mut self.exchange, &mut out);
         let frames = out.frames.iter().map(|frame| message(py, frame)).collect::<PyResult<_>>()?;
         let events =
-            out.events.into_iter().map(|event| convert::event(py, 0, 0, event)).collect::<PyResult<_>>()?;
+            out.events.into_iter().map(|event| convert::event(py, 0, event)).collect::<PyResult<_>>()?;
         let close = out.close.map(|close| match close {
             Close::Ok => (0, String::new()),
             Close::Fail { code, message } => (code, message),

@@ -132,7 +132,7 @@ impl Server {
         self.handoff.set_eager(eager);
     }
 
-    /// At most `limit` events as tuples (0, stream, name, ...): those of `convert::event`, and
+    /// At most `limit` events as tuples (stream, name, ...): those of `convert::event`, and
     /// `health`; `log` (warning, text); `stopped` (asked).
     fn drain<'py>(&self, py: Python<'py>, limit: usize) -> PyResult<Bound<'py, PyList>> {
         self.here()?;
@@ -297,10 +297,10 @@ impl Drop for Server {
 fn told(py: Python<'_>, id: u64, up: Up) -> PyResult<Bound<'_, PyTuple>> {
     match up {
         Up::Nothing => Ok(PyTuple::empty(py)),
-        Up::Stream(event, answered) => convert::event_with(py, 0, id, event, answered),
-        Up::Health => (0, id, "health").into_pyobject(py),
-        Up::Log { warning, text } => (0, id, "log", warning, text).into_pyobject(py),
-        Up::Stopped { asked } => (0, id, "stopped", asked).into_pyobject(py),
+        Up::Stream(event, answered) => convert::event_with(py, id, event, answered),
+        Up::Health => (id, "health").into_pyobject(py),
+        Up::Log { warning, text } => (id, "log", warning, text).into_pyobject(py),
+        Up::Stopped { asked } => (id, "stopped", asked).into_pyobject(py),
     }
 }
 

@@ -13,6 +13,8 @@ class CountingSink:
     violations: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     handed_off: int = 0
+    open_connections: int = 0
+    failed_handshakes: int = 0
 
     def stream_opened(self) -> None:
         self.opened += 1
@@ -31,6 +33,10 @@ class CountingSink:
 
     def handoffs(self, counts: Sequence[int], total_s: float) -> None:
         self.handed_off += sum(counts)
+
+    def connections(self, now_open: int, failed: int) -> None:
+        self.open_connections = now_open
+        self.failed_handshakes += failed
 
     def protocol_violation(self, kind: str) -> None:
         self.violations.append(kind)

@@ -142,7 +142,7 @@ class Compiled:
         self.answers += [pb.ProcessingResponse.FromString(frame) for frame in frames]
         self.ended = ended or self.ended
         for event in events:
-            self._hear(*event[2:])
+            self._hear(*event[1:])
 
     def _hear(self, name: str, head: Any, *rest: Any) -> None:
         if head is not None:
@@ -309,31 +309,31 @@ ANSWER_HEADERS = asked(response_headers=on.headers_of([(":status", b"200")], Fal
 def test_a_stream_that_ends_while_the_headers_are_asked_about() -> None:
     made = probe(ask_headers=True)
     frames, events, _ = made.receive(HEADERS, 1.0)
-    assert (frames, [event[2] for event in events]) == ([], ["headers"])
+    assert (frames, [event[1] for event in events]) == ([], ["headers"])
     assert made.blocked
     assert not made.waits_for_request
     _, events, _ = made.over(False, 2.0)
-    assert [event[2:] for event in events] == [("end", None, "client-disconnect", None, None)]
+    assert [event[1:] for event in events] == [("end", None, "client-disconnect", None, None)]
     assert made.go_on(3.0) == made.refused(SHED, 3.0) == ([], [], None)
 
 
 def test_a_stream_that_ends_while_its_refusal_is_made() -> None:
     made = probe()
     _, events, close = made.limit("TIMED_OUT", "late", 1.0)
-    assert ([event[2:] for event in events], close) == (
+    assert ([event[1:] for event in events], close) == (
         [("limited", ({}, 1.0, False, None, "ALWAYS", True), "TIMED_OUT", "late")],
         None,
     )
     assert made.limit("TIMED_OUT", "again", 1.0) == ([], [], None)
     _, events, _ = made.over(False, 2.0)
-    assert [event[3:] for event in events] == [(None, "refused", None, None)]
+    assert [event[2:] for event in events] == [(None, "refused", None, None)]
     assert made.refused(SHED, 3.0) == ([], [], None)
 
 
 def test_an_abort_is_a_reply_too() -> None:
     """Where the right one could not be made."""
     for made in (probe(), probe(ask_headers=True)):
-        if made.receive(HEADERS, 1.0)[1][0][2] == "decide":
+        if made.receive(HEADERS, 1.0)[1][0][1] == "decide":
             made.limit("TIMED_OUT", "late", 1.0)
         assert made.blocked
         frames, _, close = made.abort(SHED, 1.0)
@@ -343,7 +343,7 @@ def test_an_abort_is_a_reply_too() -> None:
     assert made.blocked
     frames, _, close = made.abort(SHED, 2.0)
     assert (len(frames), close, made.blocked) == (1, None, False)
-    assert made.over(False, 3.0)[1][0][4] == "natural"
+    assert made.over(False, 3.0)[1][0][3] == "natural"
 
 
 @pytest.mark.parametrize("ended", ["abort", "over"])
@@ -352,12 +352,12 @@ def test_an_answer_that_ends_before_its_headers_are_set(ended: str) -> None:
     made.receive(HEADERS, 1.0)
     made.decided(Route("10.0.0.1:8000", answer=AnswerPlan(ask=True)), 1.0)
     frames, events, _ = made.receive(ANSWER_HEADERS, 2.0)
-    assert (frames, events[0][2], events[0][5], made.blocked) == ([], "answered", True, True)
+    assert (frames, events[0][1], events[0][4], made.blocked) == ([], "answered", True, True)
     if ended == "abort":
         assert made.abort(SHED, 3.0) == ([], [], (14, "the request was aborted"))
         assert not made.blocked
     _, events, _ = made.over(False, 3.0)
-    assert events[0][4] == ("error" if ended == "abort" else "client-disconnect")
+    assert events[0][3] == ("error" if ended == "abort" else "client-disconnect")
     assert made.answer_set(MORE, 4.0) == ([], [], None)
 
 
@@ -367,7 +367,7 @@ def test_a_long_body_is_shown_and_not_copied() -> None:
     assert made.receive(asked(request_body=on.body_of(60_000, False, b"abc")), 1.0) == ([], [], None)
     assert made.held_bytes == 60_000
     _, events, _ = made.receive(asked(request_body=on.body_of(140_000, True, b"abc")), 1.0)
-    body = events[0][5]
+    body = events[0][4]
     assert isinstance(body, memoryview)
     assert body.readonly
     assert bytes(body) == on.body_of(60_000, True, b"abc").body + on.body_of(140_000, True, b"abc").body

@@ -17,6 +17,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from epp.domain.errors import Answer, Refused
 from epp.domain.request import Body, RequestHead, Scanned
 from epp.domain.views import AnswerHead, AnswerPlan, Ending, Report, Route, Verdict
+from epp.extproc.certificates import self_signed
 from epp.extproc.native import NativeTransport
 from epp.extproc.transport import Transport
 from tests.fakes.door import FakeCall, FakeDoor
@@ -240,3 +241,23 @@ async def test_a_fork_has_no_part_in_the_transport() -> None:
     forking = await asyncio.create_subprocess_exec(sys.executable, "-W", "ignore", "-c", FORK)
     async with asyncio.timeout(20):
         assert await forking.wait() == 0
+
+
+async def test_connections_are_counted_and_those_that_fail_to_shake_hands() -> None:
+    pair = self_signed()
+    async with serving("native", FakeDoor(), tls=lambda: pair) as (transport, sink):
+        _, writer = await asyncio.open_connection("127.0.0.1", transport.port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")  # no TLS
+        async with asyncio.timeout(10):
+            while not sink.failed_handshakes:
+                transport.collect()
+                await asyncio.sleep(0.005)
+        writer.close()
+        assert (sink.failed_handshakes, sink.open_connections) == (1, 0)
+    async with serving("native", FakeDoor()) as (transport, sink), gw.channel(transport.port) as channel:
+        call = gw.stream(channel)
+        await call.write(gw.request_headers(end=True))
+        await call.read()
+        transport.collect()
+        assert (sink.failed_handshakes, sink.open_connections) == (0, 1)
+        call.cancel()

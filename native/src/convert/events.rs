@@ -1,4 +1,4 @@
-//! Events as tuples for Python: (kind, stream, name, head or None, ...), without a class to be looked up.
+//! Events as tuples for Python: (stream, name, head or None, ...), without a class to be looked up.
 //!
 //! - `headers`: head
 //! - `decide`: head, subset, body, truncated, scanned or None
@@ -17,7 +17,7 @@ use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyString, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyMemoryView, PyTuple};
 
 use super::names;
 use crate::prompt::Scanned;
@@ -51,44 +51,40 @@ impl Body {
 }
 
 /// As `event_with`, where everything was told in its turn.
-pub fn event<'py>(py: Python<'py>, kind: u8, stream: u64, event: Event) -> PyResult<Bound<'py, PyTuple>> {
-    event_with(py, kind, stream, event, None)
+pub fn event<'py>(py: Python<'py>, stream: u64, event: Event) -> PyResult<Bound<'py, PyTuple>> {
+    event_with(py, stream, event, None)
 }
 
 /// `answered`: what an End tells of the answer's headers, where Event::Answered was not told before.
 pub fn event_with<'py>(
     py: Python<'py>,
-    kind: u8,
     stream: u64,
     event: Event,
     answered: Option<Box<AnswerHead>>,
 ) -> PyResult<Bound<'py, PyTuple>> {
     match event {
-        Event::Headers { head } => {
-            (kind, stream, intern!(py, "headers"), head_tuple(py, *head)?).into_pyobject(py)
-        }
+        Event::Headers { head } => (stream, intern!(py, "headers"), head_tuple(py, *head)?).into_pyobject(py),
         Event::Decide { head, subset, body, truncated, scanned } => {
             let (head, subset) = (maybe_head(py, head)?, subset_tuple(py, subset)?);
             let scanned = scanned.map(|scanned| self::scanned(py, *scanned, &body)).transpose()?;
-            (kind, stream, intern!(py, "decide"), head, subset, body_object(py, body)?, truncated, scanned)
+            (stream, intern!(py, "decide"), head, subset, body_object(py, body)?, truncated, scanned)
                 .into_pyobject(py)
         }
         Event::Limited { head, limit, text } => {
-            (kind, stream, intern!(py, "limited"), maybe_head(py, head)?, limit.name(), text)
-                .into_pyobject(py)
+            (stream, intern!(py, "limited"), maybe_head(py, head)?, limit.name(), text).into_pyobject(py)
         }
         Event::Answered { head, answer, wait } => {
             let (head, answer) = (maybe_head(py, head)?, answer_tuple(py, *answer)?);
-            (kind, stream, intern!(py, "answered"), head, answer, wait).into_pyobject(py)
+            (stream, intern!(py, "answered"), head, answer, wait).into_pyobject(py)
         }
         Event::FirstToken { head, at } => {
-            (kind, stream, intern!(py, "first_token"), maybe_head(py, head)?, at).into_pyobject(py)
+            (stream, intern!(py, "first_token"), maybe_head(py, head)?, at).into_pyobject(py)
         }
         Event::End { head, ending, report } => {
             let head = maybe_head(py, head)?;
             let report = if report.observed { Some(report_tuple(py, *report)?) } else { None };
             let answered = answered.map(|answer| answer_tuple(py, *answer)).transpose()?;
-            (kind, stream, intern!(py, "end"), head, ending.name(), report, answered).into_pyobject(py)
+            (stream, intern!(py, "end"), head, ending.name(), report, answered).into_pyobject(py)
         }
     }
 }
@@ -100,7 +96,7 @@ fn maybe_head<'py>(py: Python<'py>, head: Option<Box<Head>>) -> PyResult<Option<
 fn head_tuple<'py>(py: Python<'py>, head: Head) -> PyResult<Bound<'py, PyTuple>> {
     let headers = PyDict::new(py);
     for (name, value) in &head.headers {
-        headers.set_item(names::of(py, name), string(py, value))?;
+        headers.set_item(names::of(py, name), names::string(py, value))?;
     }
     let view = match head.view {
         AnswerView::Always => intern!(py, "ALWAYS"),
@@ -165,9 +161,4 @@ fn body_object<'py>(py: Python<'py>, body: Bytes) -> PyResult<Bound<'py, PyAny>>
     }
     let body = Bound::new(py, Body(body))?;
     Ok(PyMemoryView::from(body.as_any())?.into_any())
-}
-
-/// Of what is not UTF-8, every broken sequence becomes a replacement character, as with Python's "replace".
-pub(super) fn string<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
-    PyString::new(py, &String::from_utf8_lossy(bytes))
 }

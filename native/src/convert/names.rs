@@ -8,8 +8,6 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 
-use super::events::string;
-
 /// Clients choose names; further ones are made anew.
 const MAX_NAMES: usize = 512;
 const MAX_NAME_BYTES: usize = 64;
@@ -29,4 +27,9 @@ pub fn of<'py>(py: Python<'py>, name: &Bytes) -> Bound<'py, PyString> {
         names.insert(Bytes::copy_from_slice(name), made.clone().unbind());
     }
     made
+}
+
+/// Of what is not UTF-8, every broken sequence becomes a replacement character, as with Python's "replace".
+pub fn string<'py>(py: Python<'py>, bytes: &[u8]) -> Bound<'py, PyString> {
+    PyString::new(py, &String::from_utf8_lossy(bytes))
 }

@@ -47,6 +47,7 @@ def busy() -> Metrics:
             cached_tokens=2,
         )  # fmt: skip
     metrics.watch_answers(Answers())
+    metrics.connections(3, 2)
     metrics.watch_transport("native", lambda: metrics.handoffs([0, 2] + [0] * 11, 0.0002))
     metrics.scheduled(0.0003, "t", endpoint(1))
     metrics.scheduled(0.0004, "t", None)
