@@ -132,7 +132,11 @@ class RequestCall:
             self._body = body
             controls = self._controls
             self._ticket, verdict = queues.enter(
-                self, request, ttl_s=controls.ttl_s, ttft_slo_s=controls.ttft_slo_s
+                self,
+                request,
+                ttl_s=controls.ttl_s,
+                ttft_slo_s=controls.ttft_slo_s,
+                expected_output=self._expected_output(request),
             )
             return verdict
         except Refused as refused:
@@ -184,6 +188,13 @@ class RequestCall:
             trace.enter("admit")
         return request
 
+    def _expected_output(self, request: Request) -> int:
+        """Tokens that its answer will probably have."""
+        expected = self._d.scheduler.expected_output(request)
+        if expected is None:
+            expected = self._d.outputs.expected(request.target_model, request.max_output_tokens)
+        return expected
+
     def _place(self, request: Request, body: Body) -> Route:
         """Choose an endpoint, on the pool as it is now."""
         d, head, trace = self._d, self._head, self._trace
@@ -212,9 +223,7 @@ class RequestCall:
         d.decisions.record(decision)
         if traced:
             trace.decided(decision)
-        expected = d.scheduler.expected_output(request)
-        if expected is None:
-            expected = d.outputs.expected(target, request.max_output_tokens)
+        expected = self._expected_output(request)
         uncached = decision.uncached_tokens
         self._entry = d.ledger.start(endpoint.slot, prefill_tokens=uncached, decode_tokens=expected)
         d.scheduler.chosen(cycle, decision)

@@ -8,7 +8,6 @@ from random import Random
 
 import numpy as np
 
-from epp.admission.burst import BurstParameters
 from epp.admission.control import FlowControl
 from epp.admission.limits import Held, Limits
 from epp.admission.saturation import UtilizationParameters
@@ -77,7 +76,7 @@ def _stale_after_s(loaded: Loaded) -> float | None:
     """None for a detector that does not look at the age of metrics."""
     name = loaded.detector.name
     parameters = next((one.parameters for one in loaded.instances if one.name == name), None)
-    if not isinstance(parameters, UtilizationParameters | BurstParameters):
+    if not isinstance(parameters, UtilizationParameters):
         return None
     return duration_s(parameters.metrics_staleness_threshold)
 

@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import Any
 
 from epp.admission.band import BandSettings
-from epp.admission.burst import BurstParameters
 from epp.admission.eviction import EvictionFilter, EvictionOrder, EvictionSettings
 from epp.admission.fairness import GLOBAL_STRICT, FairnessPolicy
 from epp.admission.limits import BAND_LIMITS, UNLIMITED, Limits
@@ -186,7 +185,7 @@ class FlowAssembly:
 def eviction_grace_s(detector: Instance | None, scrape_interval_s: float) -> float:
     """How long after an aborted request has ended the detector may still count it."""
     parameters = detector.parameters if detector is not None else None
-    if not isinstance(parameters, UtilizationParameters | BurstParameters):
+    if not isinstance(parameters, UtilizationParameters):
         return LEDGER_GRACE_S
     stale_s = max(duration_s(parameters.metrics_staleness_threshold), 3.0 * scrape_interval_s)
     return scrape_interval_s + stale_s + SCRAPE_MARGIN_S
