@@ -64,6 +64,9 @@ class Rooms:
         queues: Queues | None = None,
         trust: Trust | None = None,
         objectives: ObjectiveSource | None = None,
+        refusals: RefusalLog | None = None,
+        homes: Homes | None = None,
+        outputs: OutputLengths | None = None,
     ) -> None:
         """With `queues` requests wait for room; without them the gate alone decides."""
         self.parsers = parsers
@@ -76,7 +79,7 @@ class Rooms:
         self.metrics = metrics
         self.tracer = tracer
         self.decisions = decisions
-        self.refusals = RefusalLog()
+        self.refusals = RefusalLog() if refusals is None else refusals
         self.settings = settings
         self.clock = clock
         self.seed = seed
@@ -84,9 +87,9 @@ class Rooms:
         self.queues = queues
         self.trust = trust or Trust()
         self.objectives = objectives or Objectives()
-        self.homes = Homes()
+        self.homes = Homes() if homes is None else homes
         self.candidates = Candidates(self.homes, models, clock, subset_filter=settings.subset_filter)
-        self.outputs = OutputLengths()
+        self.outputs = outputs or OutputLengths()
         self.kept_bytes = 0
 
     def priority(self, controls: Controls) -> int:

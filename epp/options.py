@@ -1,0 +1,67 @@
+"""The flags of `epp serve`, in their units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from epp.web.server import WebOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeOptions:
+    """Where pools and endpoints are found in a cluster."""
+
+    kubeconfig: Path | None = None
+    """None: KUBECONFIG, else the pod's service account."""
+    namespace: str = "default"
+    """Empty for all of them (many pools only)."""
+    pool_group: str = "inference.networking.k8s.io"
+    endpoint_selector: str = ""
+    """Pods by labels instead of an InferencePool."""
+    target_ports: tuple[int, ...] = ()
+    many: bool = False
+    """Every pool that `pool_selector` takes, instead of the one named."""
+    pool_selector: str = ""
+    config_dir: Path | None = None
+    """`<namespace>.<pool>.yaml` for pools with a configuration of their own."""
+    elect: bool = False
+    """Only the leader of the replicas is ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """One process. Without `kube` endpoints come from files."""
+
+    pool_name: str = "default"
+    bind_address: str = "[::]"
+    transport: str = ""
+    """`native` or `grpcio`; empty for native where it is installed."""
+    grpc_port: int = 9002
+    grpc_health_port: int = 9003
+    health_checking: bool = False
+    grpc_reflection: bool = False
+    grpc_max_recv_bytes: int = 0
+    grpc_max_send_bytes: int = -1
+    stream_metrics: bool = False
+    secure_serving: bool = True
+    cert_path: Path | None = None
+    cert_reload: bool = False
+    web: WebOptions = field(default_factory=WebOptions)
+    models_port: int | None = None
+    """Of GET /v1/models; None for no such listener."""
+    drain_timeout_s: float = 30.0
+    endpoints_file: Path | None = None
+    objectives_path: Path | None = None
+    objectives_pool: str = ""
+    """Only its objectives count; empty for every pool's."""
+    config_file: Path | None = None
+    """Watched; None where the configuration cannot change."""
+    allow_experimental: bool = False
+    kube: KubeOptions | None = None
+    scrape_interval_s: float | None = None
+    staleness_s: float = 2.0
+    subset_filter: bool = True
+    emit_scores: bool = False
+    tracing: bool = True
+    notices: tuple[str, ...] = ()
