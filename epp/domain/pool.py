@@ -1,4 +1,4 @@
-"""One pool of model servers as a cluster declares it; whoever serves pools is handed this and no object of an API."""
+"""A pool of model servers as a cluster declares it. Whoever serves pools is handed this, no object of an API."""
 
 from __future__ import annotations
 
