@@ -1,4 +1,4 @@
-"""A pool of model servers as a cluster declares it. Whoever serves pools is handed this, no object of an API."""
+"""A pool of model servers as a cluster declares it, without the object of any API."""
 
 from __future__ import annotations
 
