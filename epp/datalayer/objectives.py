@@ -1,7 +1,8 @@
 """The objectives that requests may name: from a watched file or folder into a frozen mapping, swapped whole.
 
 A folder counts with its `*.yaml`, `*.yml` and `*.json`; the file that leaves it takes its objectives along.
-After the start whatever is wrong is reported and the set before stays in force, all of it.
+After the start whatever is wrong is reported and the set before stays in force, all of it. The rewrites of
+models' names stand in the same files.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
+from epp.datalayer.rewrites import Rewrites
 from epp.datalayer.watching import Watch, folders_of
 from epp.domain.objective import Objective
+from epp.domain.rewrite import Rewrite
 
 MAX_FILES = 1000
 MAX_BYTES = 1 << 20
@@ -42,6 +45,7 @@ class ObjectivesRead:
     by_name: Mapping[str, Objective]
     notices: tuple[str, ...] = ()
     """What was passed by, and why."""
+    rewrites: tuple[Rewrite, ...] = ()
 
 
 class Objectives:
@@ -79,7 +83,7 @@ class Objectives:
 
 
 class ObjectiveFiles:
-    """Keeps `objectives` as the files have them."""
+    """Keeps `objectives` and `rewrites` as the files have them."""
 
     def __init__(
         self,
@@ -88,12 +92,14 @@ class ObjectiveFiles:
         read: Callable[[Files], ObjectivesRead],
         *,
         refused: Callable[[], None] | None = None,
+        rewrites: Rewrites | None = None,
     ) -> None:
         """`read` raises ObjectivesError. `refused` is told of each change that was not taken."""
         self._path = Path(path)
         self._objectives = objectives
         self._read = read
         self._refused = refused
+        self._rewrites = rewrites
         self._files: Files | None = None
         """What was last looked at, good or bad."""
         self._complaint = ""
@@ -131,12 +137,17 @@ class ObjectiveFiles:
             return
         self._complaint = ""
         self._take(read)
-        _log.info("objectives of %s have changed: there are %d", self._path, len(read.by_name))
+        _log.info(
+            "objectives of %s have changed: there are %d, and %d rewrites of models' names",
+            self._path, len(read.by_name), len(read.rewrites),
+        )  # fmt: skip
 
     def _take(self, read: ObjectivesRead) -> None:
         for notice in read.notices:
             _log.warning("objectives: %s", notice)
         self._objectives.replace(read.by_name)
+        if self._rewrites is not None:
+            self._rewrites.replace(read.rewrites)
 
     def _fetch(self) -> Files:
         files: list[tuple[str, bytes]] = []

@@ -70,7 +70,8 @@ def test_other_kinds_and_other_pools_are_passed_by_with_a_notice() -> None:
     done = read(service + objective("gold"), objective("theirs", "priority: 3, poolRef: {name: q}"), pool="p")
     assert list(done.by_name) == ["gold"]
     first, second = done.notices
-    assert first == "f0.yaml:2:7: kind: ignored: 'Service' is not read here, only 'InferenceObjective'"
+    kinds = "'InferenceObjective' or 'InferenceModelRewrite'"
+    assert first == f"f0.yaml:2:7: kind: ignored: 'Service' is not read here, only {kinds}"
     assert "'theirs' belongs to the pool 'q', not to 'p'" in second
     assert "theirs" in priorities(objective("theirs", "priority: 3, poolRef: {name: q}"))
 
