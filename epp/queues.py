@@ -176,6 +176,10 @@ class Queues:
         if len(self.control):
             self.wake()
 
+    def provision(self, priorities: frozenset[int]) -> None:
+        """The priorities that requests can have."""
+        self.control.registry.provision(priorities, self._clock())
+
     def wake(self) -> None:
         """A run soon, one for all that ask."""
         if not self._asked:

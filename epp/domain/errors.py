@@ -50,6 +50,9 @@ class Reason(Enum):
     NO_ENDPOINTS = _Row(
         503, "no_endpoints", "service_unavailable_error", "ServiceUnavailable", "rejected-no-endpoints", 5
     )
+    POOL_NOT_FOUND = _Row(
+        503, "pool_not_found", "service_unavailable_error", "ServiceUnavailable", "rejected-no-endpoints", 5
+    )
     SHUTTING_DOWN = _Row(
         503, "shutting_down", "service_unavailable_error", "ServiceUnavailable", "rejected-shutting-down", 1
     )
