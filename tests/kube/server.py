@@ -78,6 +78,7 @@ class Server:
         self.etcd_port = free_port()
         self._started: list[Child] = []
         self._local = threading.local()
+        self._connections: list[http.client.HTTPSConnection] = []
         self._kinds: dict[tuple[str, str], tuple[str, bool]] = {}
 
     # Processes
@@ -142,6 +143,8 @@ class Server:
         self.process.wait_for(self.ready, patience_s=90)
 
     def stop(self) -> None:
+        for connection in self._connections:
+            connection.close()
         for child in reversed(self._started):
             child.resume()
             if child.status is None:
@@ -205,6 +208,7 @@ class Server:
                 self._local.connection = None
         trust = ssl.create_default_context(cafile=str(self.ca))
         connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=30, context=trust)
+        self._connections.append(connection)
         answer = self._answer(connection, method, path, body, headers)
         self._local.connection = connection
         return answer
