@@ -36,7 +36,7 @@ class Side(IntEnum):
 
 
 class Target(Struct, frozen=True):
-    """The chosen endpoint as dynamic metadata in namespace `envoy.lb`."""
+    """The chosen endpoint as dynamic metadata in namespace `envoy.lb`; none where it is empty."""
 
     destination: str
     scores: Mapping[str, float] | None = None

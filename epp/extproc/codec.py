@@ -140,7 +140,7 @@ def encode(action: Action) -> pb.ProcessingResponse | None:
         return response
     else:
         return None
-    if target is not None:
+    if target is not None and target.destination:
         _put_target(response.dynamic_metadata, target)
     return response
 

@@ -268,7 +268,9 @@ class Exchange:
         self.request = RequestState.PASS
         self._plan = verdict.answer
         self._target = verdict.destination.partition(",")[0]
-        set_headers: Fields = [(DESTINATION, verdict.destination), *verdict.set_headers]
+        set_headers: Fields = verdict.set_headers
+        if verdict.destination:
+            set_headers = [(DESTINATION, verdict.destination), *set_headers]
         remove: Sequence[str] = verdict.remove_headers
         target: Target | None = Target(verdict.destination, verdict.scores)
         duplex = self.request_mode in (BodyMode.FULL_DUPLEX, BodyMode.UNKNOWN)
@@ -279,6 +281,9 @@ class Exchange:
             else:
                 # More of the body may follow behind the part that we changed.
                 remove = [*remove, _CONTENT_LENGTH]
+        elif duplex and not verdict.destination and self._gathered and not self._trailers_owed:
+            # Envoy takes it off a body that is sent in pieces; the filter behind us may want to know it.
+            set_headers = [*set_headers, (_CONTENT_LENGTH, str(self._gathered))]
         if self._headers_owed:
             self._out.append(HeadersReply(Side.REQUEST, set_headers, remove, target))
             set_headers, remove, target = (), (), None

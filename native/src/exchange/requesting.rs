@@ -121,9 +121,15 @@ impl Exchange {
             route.destination.iter().position(|byte| *byte == b',').unwrap_or(route.destination.len());
         self.target = route.destination.slice(..first_end);
         let duplex = self.request_mode.duplex();
+        let named = !route.destination.is_empty();
         let changed_length = route.body.as_ref().map(|body| body.len().to_string());
+        // Envoy takes the length off a body that is sent in pieces; the filter behind us may want to know it.
+        let passed_on = duplex && !named && self.gathered_bytes > 0 && !self.trailers_owed;
+        let own_length = passed_on.then(|| self.gathered_bytes.to_string());
         let mut set: Vec<(&[u8], &[u8])> = Vec::with_capacity(route.set.len() + 2);
-        set.push((DESTINATION.as_bytes(), &route.destination));
+        if named {
+            set.push((DESTINATION.as_bytes(), &route.destination));
+        }
         set.extend(route.set.iter().map(|(name, value)| (&name[..], &value[..])));
         let mut remove: Vec<&[u8]> = route.remove.iter().map(|name| &name[..]).collect();
         if let Some(length) = &changed_length {
@@ -134,6 +140,8 @@ impl Exchange {
                 // More of the body may follow behind the part that we changed.
                 remove.push(CONTENT_LENGTH);
             }
+        } else if let Some(length) = &own_length {
+            set.push((CONTENT_LENGTH, length.as_bytes()));
         }
         let target = Target { destination: &route.destination, scores: route.scores.as_deref() };
         let mut change = Change { set: &set, remove: &remove, target: Some(target) };

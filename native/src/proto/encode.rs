@@ -22,7 +22,7 @@ pub struct Frame {
     pub tail: Bytes,
 }
 
-/// The chosen endpoint as dynamic metadata in namespace `envoy.lb`.
+/// The chosen endpoint as dynamic metadata in namespace `envoy.lb`; none where it is empty.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
     pub destination: &'a [u8],
@@ -217,7 +217,7 @@ impl Backwards {
 
     /// ProcessingResponse.dynamic_metadata (8): a Struct of struct.proto.
     fn metadata(&mut self, target: Option<Target<'_>>) {
-        let Some(target) = target else { return };
+        let Some(target) = target.filter(|target| !target.destination.is_empty()) else { return };
         let end = self.len();
         if let Some(scores) = target.scores {
             self.entry(SCORES, |out| {

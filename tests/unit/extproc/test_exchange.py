@@ -22,8 +22,10 @@ from epp.extproc.actions import (
     Immediate,
     Side,
     StreamedReply,
+    Target,
     TrailersReply,
 )
+from epp.extproc.codec import encode
 from epp.extproc.exchange import DESTINATION, TABLE, Exchange
 from epp.extproc.messages import AnswerState, Budget, Message, Piece, RequestState
 from tests.fakes.door import FakeCall, FakeDoor
@@ -513,3 +515,35 @@ def test_only_the_first_piece_is_replaced_by_a_changed_one() -> None:
     assert isinstance(first, BodyReply)
     assert (first.body, list(first.remove)) == (b"changed", ["content-length"])
     assert second == BodyReply(Side.REQUEST)
+
+
+def told(remove: tuple[str, ...] = ()) -> FakeDoor:
+    """Names no endpoint."""
+    return FakeDoor(verdict=lambda call: Route("", [("x-model", "m")], remove, skip_response=True))
+
+
+def test_a_door_that_names_no_endpoint_only_tells_more() -> None:
+    actions = play(exchange(told(("x-old",))), [headers(), body(b"x" * 62_001), body(b"y", end=True)])
+    first = actions[0]
+    assert isinstance(first, HeadersReply)
+    assert (first.set, first.remove) == ([("x-model", "m"), ("content-length", "62002")], ("x-old",))
+    message = encode(first)
+    assert message is not None
+    assert message.request_headers.response.clear_route_cache
+    assert not message.HasField("dynamic_metadata")
+    assert [type(a) for a in actions[1:]] == [StreamedReply, StreamedReply, StreamedReply, Close]
+
+
+def test_the_length_of_a_body_that_came_buffered_is_left_to_envoy() -> None:
+    made = exchange(told(), BodyMode.BUFFERED)
+    assert play(made, [headers(), body(b"{}", end=True)]) == [
+        HeadersReply(Side.REQUEST),
+        BodyReply(Side.REQUEST, None, [("x-model", "m")], (), Target("")),
+        Close(),
+    ]
+
+
+def test_a_body_with_trailers_behind_it_gets_no_length() -> None:
+    actions = play(exchange(told()), [headers(), body(b"ab"), TRAILERS])
+    assert isinstance(actions[0], HeadersReply)
+    assert actions[0].set == [("x-model", "m")]
