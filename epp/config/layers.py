@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from epp.admission.saturation import SaturationDetector
 from epp.config.build import Builder
 from epp.config.catalog import Kind
@@ -18,6 +16,7 @@ from epp.config.data import (
     MODELS_SOURCE,
     DataSettings,
 )
+from epp.config.decode import fields_of
 from epp.config.not_built import BLOCKS, refusal
 from epp.config.problems import Report, choices
 from epp.config.resolve import Instance, Instances
@@ -55,7 +54,7 @@ def check_header(config: EndpointPickerConfig, report: Report) -> None:
 def check_blocks(config: EndpointPickerConfig, report: Report) -> None:
     """Fields that are known and not built."""
     layer = config.data_layer
-    for field in msgspec.structs.fields(layer):
+    for field in fields_of(type(layer)):
         name = field.encode_name
         default = [] if field.default_factory is list else field.default
         if name in BLOCKS and getattr(layer, field.name) != default:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from epp.admission.saturation import SaturationDetector
 from epp.admission.settings import FlowControlSettings
+from epp.config.build import Built
+from epp.config.changes import Changes, changes
 from epp.config.data import DataSettings
 from epp.config.own import OwnBlock
 from epp.config.problems import Problem
@@ -40,6 +43,31 @@ class Loaded:
     """What the queues are built with; None where the feature gate `flowControl` is closed."""
     policies: tuple[Named[object], ...] = ()
     """The plugins in `flow`, with their names."""
+    built: Mapping[str, Built] = field(default_factory=dict)
+    """Every plugin by its name, with what it was made of."""
+    kept: frozenset[str] = frozenset()
+    """Names of the plugins that were taken over from the configuration before, state and all."""
+    started: OwnBlock = field(default_factory=OwnBlock)
+    """The block `epp:` that the process was started with: what holds for fields that no reload changes."""
+    changes: Changes = field(default_factory=Changes)
+    """Since the configuration before."""
+
+    def after(self, before: Loaded) -> Loaded:
+        """The same; where a part is as it was before, it is the very object that it was."""
+        what = changes(before, self)
+        return replace(
+            self,
+            profiles=self.profiles if what.scheduling else before.profiles,
+            handler=self.handler if what.scheduling else before.handler,
+            plugins=self.plugins if what.scheduling else before.plugins,
+            detector=self.detector if what.detector else before.detector,
+            flow=self.flow if what.flow else before.flow,
+            policies=self.policies if what.flow else before.policies,
+            parsers=self.parsers if what.parsers else before.parsers,
+            data=self.data if what.data else before.data,
+            own=self.own if what.own else before.own,
+            changes=what,
+        )
 
     def scheduler(
         self,

@@ -52,6 +52,10 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     notices: list[Problem] = field(default_factory=list)
 
+    def copy(self) -> Report:
+        """To go on from here more than once."""
+        return Report(self.source, self.marks, self.keys, list(self.problems), list(self.notices))
+
     def error(self, path: Path, message: str, *, key: bool = False) -> None:
         """`key` points at the key instead of its value."""
         self.problems.append(Problem(self.source, self._mark(path, key), path, message))

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from epp.config.catalog import BrokenPackageError, Catalog, Kind, Row
-from epp.config.decode import BAD, decode
+from epp.config.decode import BAD, decode, fields_of
 from epp.config.not_built import NOT_BUILT, refusal
 from epp.config.problems import Path, Report, nearest
 from epp.config.schema import PluginSpec
@@ -172,7 +172,8 @@ class Instances:
 def references(instance: Instance) -> list[tuple[str, str]]:
     """(field, name) of plugins in its parameters: fields called `...ProducerName` or `...PluginName`."""
     found = []
-    for spec in msgspec.structs.fields(instance.parameters):
+    parameters: type[msgspec.Struct] = type(instance.parameters)
+    for spec in fields_of(parameters):
         if spec.encode_name.lower().endswith(("producername", "pluginname")):
             value = getattr(instance.parameters, spec.name)
             if isinstance(value, str) and value:
