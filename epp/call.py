@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Sequence
 
+import msgspec
+
 from epp.admission.ticket import Ticket
 from epp.datalayer.inflight import Entry
 from epp.datalayer.observation.due import Watch
@@ -16,7 +18,7 @@ from epp.domain.controls import Controls
 from epp.domain.decision import Decision
 from epp.domain.endpoint import Endpoint
 from epp.domain.errors import Answer, Reason, Refused, answer_of
-from epp.domain.request import AnswerView, Body, Request, RequestHead, Scanned, Usage
+from epp.domain.request import AnswerView, Api, Body, Request, RequestHead, Scanned, Usage
 from epp.domain.views import (
     Abort,
     AnswerHead,
@@ -26,7 +28,7 @@ from epp.domain.views import (
     Route,
     Verdict,
 )
-from epp.parsing.body import MODEL_HEADER, rewrite_target
+from epp.parsing.body import MODEL_HEADER, REWRITE_HEADERS, rewrite_target
 from epp.parsing.rewrite import splice_model
 from epp.queues import Place
 from epp.rooms import Rooms
@@ -54,7 +56,7 @@ class RequestCall:
 
     __slots__ = (
         "_abort", "_body", "_controls", "_d", "_decision", "_endpoint", "_entry", "_head", "_kept", "_meter",
-        "_over", "_request", "_status", "_streaming", "_subset", "_ticket", "_trace", "_watch",
+        "_over", "_request", "_seed", "_status", "_streaming", "_subset", "_ticket", "_trace", "_watch",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +68,8 @@ class RequestCall:
         self._abort = abort
         self._subset = head.subset
         self._request: Request | None = None
+        self._seed: int | None = None
+        """Drawn before the decision, where a rewrite needed chance."""
         self._decision: Decision | None = None
         """Until the answer begins: it holds a snapshot."""
         self._endpoint: Endpoint | None = None
@@ -173,9 +177,15 @@ class RequestCall:
         traced = trace is not UNTRACED
         if traced:
             trace.enter("parse")
+        rewrites = d.rewrites
+        if rewrites.generic:
+            head = msgspec.structs.replace(head, model_optional=True)
         request = self._request = d.parsers.parse(head, body, truncated=truncated, scanned=scanned)
         model = request.model
-        target = request.target_model = rewrite_target(head) or model or headers.get(MODEL_HEADER, "")
+        target = rewrite_target(head) or model or headers.get(MODEL_HEADER, "")
+        if rewrites and request.model_span is not None:
+            target = self._by_rule(request, target)
+        request.target_model = target
         if len(model) > MODEL_CHARS_MAX or len(target) > MODEL_CHARS_MAX:
             text = f"`model` is longer than {MODEL_CHARS_MAX} characters."
             raise Refused(Reason.MALFORMED, text, param="model")
@@ -187,6 +197,22 @@ class RequestCall:
         if traced:
             trace.enter("admit")
         return request
+
+    def _by_rule(self, request: Request, otherwise: str) -> str:
+        """The target of the rule that is for the client's model; `otherwise` where there is none."""
+        d, model = self._d, request.model
+        if not model and request.api is Api.CONVERSATIONS:
+            return otherwise  # an API without models, though its bodies have room for one
+        seed = self._seed = d.seed()
+        resolved = d.rewrites.resolve(model, self._head.headers, seed)
+        if resolved is None:
+            return otherwise
+        if not resolved.model:
+            text = f"The rewrite {resolved.rewrite!r} names no model to send the request to."
+            raise Refused(Reason.MODEL_MISSING, text, param="model")
+        request.rewrite = resolved.rewrite
+        d.metrics.rewritten(resolved.rewrite, model, resolved.model)
+        return resolved.model
 
     def _expected_output(self, request: Request) -> int:
         """Tokens that its answer will probably have."""
@@ -211,8 +237,9 @@ class RequestCall:
             d.gate.admit(request, snapshot, rows, now)
         if traced:
             trace.enter("schedule")
+        seed = d.seed() if self._seed is None else self._seed
         try:
-            cycle, decision = d.scheduler.schedule(request, snapshot, rows, now=now, seed=d.seed())
+            cycle, decision = d.scheduler.schedule(request, snapshot, rows, now=now, seed=seed)
         except Refused:
             d.metrics.scheduled(d.clock() - now, target, None)
             raise
@@ -233,7 +260,11 @@ class RequestCall:
             if not headers.get("x-request-id"):
                 set_headers.append(("x-request-id", head.request_id))
             set_headers += trace.headers
-        changed = self._rewritten(request, body) if target != model else None
+        changed = None
+        if target != model and request.model_span is not None:
+            changed = splice_model(body, request.model_span, target)
+            if request.rewrite and target.isascii():
+                set_headers.append((REWRITE_HEADERS[0], target))
         restore = (target, model) if changed is not None and model else None
         watch = None
         if head.answer_view not in observation.whole or (uncached and not request.stream):
@@ -280,14 +311,6 @@ class RequestCall:
                 hit_bytes = matched * match.block_tokens * _TOKEN_BYTES
                 ratio = matched / match.total_blocks
                 d.metrics.prefix_lookup(name, d.scheduler.types[name], ratio, hit_bytes)
-
-    def _rewritten(self, request: Request, body: Body) -> bytes | None:
-        """The body with the target model's name, where it has a place for it."""
-        if request.model_span is None:
-            return None
-        changed = splice_model(body, request.model_span, request.target_model)
-        self._d.metrics.rewritten("header", request.model, request.target_model)
-        return changed
 
     # --- answer side --------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from epp.datalayer.objectives import Objectives
 from epp.datalayer.observation.observation import Observation
 from epp.datalayer.outliers import Outliers
 from epp.datalayer.outputs import OutputLengths
+from epp.datalayer.rewrites import Rewrites
 from epp.datalayer.store import Store
 from epp.domain.controls import Controls
 from epp.domain.views import (
@@ -64,6 +65,7 @@ class Rooms:
         queues: Queues | None = None,
         trust: Trust | None = None,
         objectives: ObjectiveSource | None = None,
+        rewrites: Rewrites | None = None,
         refusals: RefusalLog | None = None,
         homes: Homes | None = None,
         outputs: OutputLengths | None = None,
@@ -87,6 +89,7 @@ class Rooms:
         self.queues = queues
         self.trust = trust or Trust()
         self.objectives = objectives or Objectives()
+        self.rewrites = Rewrites() if rewrites is None else rewrites
         self.homes = Homes() if homes is None else homes
         self.candidates = Candidates(self.homes, models, clock, subset_filter=settings.subset_filter)
         self.outputs = outputs or OutputLengths()

@@ -15,6 +15,7 @@ from epp.config.loader import load_preset, load_text
 from epp.datalayer.inflight import Ledger
 from epp.datalayer.objectives import Objectives
 from epp.datalayer.outliers import Outliers
+from epp.datalayer.rewrites import Rewrites
 from epp.datalayer.store import Store
 from epp.director import Director
 from epp.domain.endpoint import EndpointSpec
@@ -85,6 +86,7 @@ class House:
     ) -> None:
         self.now = 100.0
         self.objectives = Objectives()
+        self.rewrites = Rewrites()
         self.ledger = Ledger()
         self.outliers = Outliers(Random(1))
         self.store = Store(observers=[self.ledger], health=self.outliers)
@@ -104,6 +106,7 @@ class House:
             settings=settings or Settings(),
             trust=trust,
             objectives=self.objectives,
+            rewrites=self.rewrites,
             clock=self.clock,
             seed=count().__next__,
         )

@@ -62,7 +62,9 @@ class Decision(Struct, frozen=True, eq=False, gc=False):
     cached_tokens: int
     """Prompt tokens that we believe the primary endpoint has in its cache."""
     seed: int = 0
-    """Seed of the random generator that the pickers used."""
+    """Seed of the random generator that the pickers used, and of a rewrite's choice."""
+    rewrite: str = ""
+    """Name of the rewrite whose rule decided `target_model`; empty where none did."""
     attributes: dict[str, Floats] = field(default_factory=dict)
     """What data producers computed (for example `prefix-match-tokens`), aligned with the snapshot's rows."""
 

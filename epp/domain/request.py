@@ -59,6 +59,8 @@ class RequestHead(Struct, frozen=True, gc=False):
     subset: tuple[str, ...] | None = None
     """Endpoints (ip or ip:port) that the gateway allows; None when it did not say."""
     answer_view: AnswerView = AnswerView.ALWAYS
+    model_optional: bool = False
+    """A rule gives a model to requests that name none."""
 
 
 class Prompt(Struct, frozen=True, gc=False):
@@ -124,7 +126,7 @@ AnyPrompt: TypeAlias = Prompt | ScannedPrompt
 
 
 class Request(Struct, gc=False):
-    """One request after parsing. The director fills target_model, priority and fairness_id."""
+    """One request after parsing. The director fills target_model, rewrite, priority and fairness_id."""
 
     head: RequestHead
     api: Api
@@ -143,6 +145,8 @@ class Request(Struct, gc=False):
     """The answer is of no interest (count_tokens and the like)."""
     model_span: tuple[int, int] | None = None
     """Bytes [start, end) of the model's JSON string in the body, quotes included."""
+    rewrite: str = ""
+    """Name of the rewrite whose rule decided `target_model`; empty where none did."""
     priority: int = 0
     fairness_id: str = "default-flow"
     input_tokens: int = 0

@@ -114,7 +114,7 @@ def model_of(
     """The model and the span of its JSON value in the body.
 
     Without a model in the body the name is empty, and the span is the place to write one to: allowed when a
-    rewrite header names the target, when the body is cut or when the API needs none.
+    rewrite header or a rule names the target, when the body is cut or when the API needs none.
     """
     value = bytes(raw)
     if value[:1] == b'"':
@@ -129,7 +129,7 @@ def model_of(
         raise Refused(Reason.MALFORMED, "`model` must be a string.", param="model")
     if truncated:
         return head.headers.get(MODEL_HEADER, ""), None
-    if needed and not rewrite_target(head):
+    if needed and not head.model_optional and not rewrite_target(head):
         raise Refused(Reason.MODEL_MISSING, "Missing required field `model`.", param="model")
     if value:
         return "", span_of(raw, body, value)

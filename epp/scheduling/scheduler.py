@@ -123,7 +123,7 @@ class Scheduler:
             target_model=request.target_model, snapshot=snapshot,
             endpoints=tuple([endpoints[row] for row in picked]), primary=primary, runs=tuple(runs.values()),
             input_tokens=request.input_tokens, cached_tokens=_cached_tokens(cycle, picked[0]),
-            seed=seed, attributes=cycle.columns,
+            seed=seed, rewrite=request.rewrite, attributes=cycle.columns,
         )  # fmt: skip
         return cycle, decision
 

@@ -34,6 +34,7 @@ def describe(decision: Decision, top: int = TOP) -> dict[str, Any]:
         "at_s": _number(decision.at, 6),
         "model": decision.model,
         "target_model": decision.target_model,
+        "rewrite": decision.rewrite,
         "destination": decision.destination,
         "endpoints": [endpoint.key for endpoint in decision.endpoints],
         "profile": decision.primary,
@@ -64,6 +65,8 @@ def headline(decision: Decision) -> str:
         if run.faults:
             parts.append(f"faults={len(run.faults)}")
     parts.append(f"cached={decision.cached_tokens}/{decision.input_tokens}")
+    if decision.rewrite:
+        parts.append(f"rewrite={decision.rewrite}")
     line = " ".join(parts)[:HEADLINE_CHARS]
     return "".join(c if " " <= c <= "~" else "?" for c in line)
 

@@ -14,7 +14,8 @@ def table(decision: Decision, top: int = TOP) -> str:
     said = describe(decision, top)
     lines = [
         f"request   {_plain(said['request_id'])}",
-        f"model     {_plain(said['model'])} -> {_plain(said['target_model'])}",
+        f"model     {_plain(said['model'])} -> {_plain(said['target_model'])}"
+        + (f" by the rewrite {said['rewrite']}" if said["rewrite"] else ""),
         f"chosen    {said['destination'] or '-'} ({', '.join(said['endpoints']) or 'none'})",
         f"tokens    {said['input_tokens']} in, {said['cached_tokens']} believed cached",
         f"snapshot  {said['snapshot']['endpoints']} endpoints, metrics of the chosen "
