@@ -126,12 +126,8 @@ async def measure(name: str, port: int, source_path: str, options: argparse.Name
     store = Store()
     specs = [EndpointSpec(f"engine-{i}", "127.0.0.1", port) for i in range(options.endpoints)]
     store.set_endpoints(specs, time.monotonic())
-    scraper = Scraper(
-        store,
-        source=HttpSource(path=source_path),
-        pace=Pace(budget=options.budget),
-        rng=Random(1),
-    )
+    scraper = Scraper(pace=Pace(budget=options.budget), rng=Random(1))
+    scraper.join(store, source=HttpSource(path=source_path))
     task = asyncio.create_task(scraper.run())
     await asyncio.sleep(3.0)  # connections, first costs
     began, cpu, before = time.perf_counter(), time.process_time(), scraper.scrapes

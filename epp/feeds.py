@@ -18,7 +18,7 @@ from epp.config.trust import Trust as TrustBlock
 from epp.datalayer.counting import FirstTokens, Reachability, ScrapeErrors
 from epp.datalayer.endpoints_file import EndpointsFileError
 from epp.datalayer.files import FileDiscovery
-from epp.datalayer.models import ModelProbe
+from epp.datalayer.models import ModelProbe, ModelProber
 from epp.datalayer.objectives import ObjectiveFiles, Objectives
 from epp.datalayer.pace import DEFAULT_INTERVAL_S, Pace
 from epp.datalayer.resolve import Resolver
@@ -77,19 +77,20 @@ class Feeds:
             )
         self.scraper: Scraper | None = None
         if data.scrape is not None:
-            interval_s = data.scrape.interval_s or scrape_interval_s or DEFAULT_INTERVAL_S
-            self.scraper = Scraper(
+            self.scraper = Scraper(pace=Pace(budget=scrape_budget))
+            self.scraper.join(
                 store,
                 source=data.scrape.source,
                 engines=data.engines,
-                pace=Pace(interval_s, budget=scrape_budget),
+                interval_s=data.scrape.interval_s or scrape_interval_s or DEFAULT_INTERVAL_S,
                 errors=errors,
                 reachability=reachability,
                 first_tokens=first_tokens,
             )
+        self._prober = ModelProber()
         self.models: ModelProbe | None = None
         if data.models is not None:
-            self.models = ModelProbe(store, source=data.models, errors=errors)
+            self.models = self._prober.join(store, source=data.models, errors=errors)
 
     def _found(self, specs: Sequence[EndpointSpec]) -> None:
         self._resolver.set_specs(specs)
@@ -111,7 +112,7 @@ class Feeds:
         if self.scraper is not None:
             work.append(self.scraper.run())
         if self.models is not None:
-            work.append(self.models.run())
+            work.append(self._prober.run())
         return work
 
 

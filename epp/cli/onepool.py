@@ -19,7 +19,7 @@ from epp.config.text import parse
 from epp.datalayer.endpoints_file import parse_endpoints
 from epp.datalayer.inflight import Ledger
 from epp.datalayer.load import Load
-from epp.datalayer.models import ModelProbe
+from epp.datalayer.models import ModelProber
 from epp.datalayer.resolve import Resolver
 from epp.datalayer.scrape import Scraper
 from epp.datalayer.store import Store
@@ -59,7 +59,7 @@ class OnePool:
     def __init__(self) -> None:
         self.store = Store()
         self.ledger = Ledger()
-        self.models = ModelProbe(self.store)
+        self.models = ModelProber().join(self.store)
         self.store.set_scrape_interval(FRESH_S / 3)
 
     def read_endpoints(self, path: Path) -> list[EndpointSpec]:
@@ -98,11 +98,13 @@ class OnePool:
     async def _scrape(self, data: DataSettings) -> None:
         if data.scrape is None:
             return
-        scraper = Scraper(self.store, source=data.scrape.source, engines=data.engines)
+        scraper = Scraper()
+        scraper.join(self.store, source=data.scrape.source, engines=data.engines)
         running = [asyncio.create_task(scraper.run())]
         if data.models is not None:
-            self.models = ModelProbe(self.store, source=data.models)
-            running.append(asyncio.create_task(self.models.run()))
+            prober = ModelProber()
+            self.models = prober.join(self.store, source=data.models)
+            running.append(asyncio.create_task(prober.run()))
         try:
             async with asyncio.timeout(SCRAPE_S):
                 while not self._complete(data):  # noqa: ASYNC110 - nobody says when the last has answered

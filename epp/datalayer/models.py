@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
+from heapq import heappop, heappush
+from itertools import count
 from random import Random
 
 import msgspec
@@ -32,7 +34,10 @@ CERTAIN_S = 5.0
 FORGET_INTERVALS = 3.5
 """A list that could not be renewed three times is no longer believed."""
 DEADLINE_S = 2.0
-AT_ONCE = 16
+AT_ONCE = 256
+"""Questions under way: a pool whose endpoints do not answer leaves room for the others."""
+FIRST_S = 0.002
+"""Endpoints that come are asked at most so close upon each other."""
 MAX_BODY_BYTES = 1 << 20
 MAX_NAMES = 10_000
 MAX_MASKS = 1024
@@ -109,37 +114,40 @@ class _Once:
             self._answer.set_exception(OSError(why))
 
 
+class _Question:
+    """What is known of one endpoint, and when it is asked next."""
+
+    __slots__ = ("asking", "due_at", "endpoint", "gone", "known_at", "probe")
+
+    def __init__(self, probe: ModelProbe, endpoint: Endpoint) -> None:
+        self.probe = probe
+        self.endpoint = endpoint
+        self.known_at = NEVER
+        self.due_at = 0.0
+        self.asking = False
+        self.gone = False
+
+
 class ModelProbe:
-    """Keeps the store's lists of models. Own `run` in a task group."""
+    """One pool's lists of models, and how old they are. Made by `ModelProber.join`."""
 
     def __init__(
-        self,
-        store: Store,
-        *,
-        source: HttpSource | None = None,
-        errors: ScrapeErrors | None = None,
-        interval_s: float = INTERVAL_S,
-        clock: Clock = time.monotonic,
-        rng: Random | None = None,
+        self, prober: ModelProber, store: Store, source: HttpSource, errors: ScrapeErrors, base_s: float
     ) -> None:
-        """Raises OSError when a TLS file of `source` cannot be used."""
-        self._store = store
-        self._source = source or HttpSource(path="/v1/models")
-        self._tls = self._source.tls()
-        self._errors = errors or Uncounted()
-        self._base_s = interval_s
-        self._clock = clock
-        self._rng = rng or Random()
-        self._known_at: dict[Endpoint, float] = {}
-        self._due_at: dict[Endpoint, float] = {}
+        self.store = store
+        self.source = source
+        self.errors = errors
+        self.base_s = base_s
+        self.questions: dict[int, _Question] = {}
+        """By slot."""
+        self._prober = prober
         self._hurried_at = NEVER
-        self._pool_version = -1
-        self._woken = asyncio.Event()
+        store.on_pool_change.append(self._pool_changed)
 
     @property
     def interval_s(self) -> float:
-        """Seconds between two questions to one endpoint; grows with the pool."""
-        return max(self._base_s, SPREAD_S * len(self._store))
+        """Seconds between two questions to one endpoint; grows with the pools."""
+        return max(self.base_s, self._prober.least_interval_s)
 
     def certainly_unserved(self, snapshot: Snapshot, model: str, rows: Ints, now: float) -> bool:
         """Whether a 404 of our own is right: every list of `rows` is known, fresh and without `model`.
@@ -148,8 +156,8 @@ class ModelProbe:
         """
         if not certainly_unserved(snapshot, model, rows):
             return False
-        known_at, endpoints = self._known_at, snapshot.endpoints
-        if all(now - known_at.get(endpoints[row], NEVER) <= CERTAIN_S for row in rows.tolist()):
+        endpoints = snapshot.endpoints
+        if all(now - self._known_at(endpoints[row]) <= CERTAIN_S for row in rows.tolist()):
             return True
         self.hurry(now)
         return False
@@ -158,87 +166,165 @@ class ModelProbe:
         """Ask every endpoint again, soon; at most once in CERTAIN_S."""
         if now - self._hurried_at >= CERTAIN_S:
             self._hurried_at = now
-            for endpoint in self._due_at:
-                self._due_at[endpoint] = now
-            self._woken.set()
+            self._prober.hurry(self.questions.values(), now)
+
+    def leave(self) -> None:
+        """No endpoint is asked any more; what is known stays as it is."""
+        if self._pool_changed in self.store.on_pool_change:
+            self.store.on_pool_change.remove(self._pool_changed)
+            self._prober.left(self)
+
+    def _known_at(self, endpoint: Endpoint) -> float:
+        question = self.questions.get(endpoint.slot)
+        return question.known_at if question is not None and question.endpoint is endpoint else NEVER
+
+    def _pool_changed(self) -> None:
+        self._prober.follow(self)
+
+
+class ModelProber:
+    """Keeps the lists of any number of pools. Own `run` in a task group; idle it does not wake."""
+
+    def __init__(self, *, clock: Clock = time.monotonic, rng: Random | None = None) -> None:
+        self._clock = clock
+        self._rng = rng or Random()
+        self._due: list[tuple[float, int, _Question]] = []
+        self._order = count()
+        self._endpoints = 0
+        self._asking = 0
+        self._first_at = NEVER
+        """When the last of those who came is asked for the first time."""
+        self._woken = asyncio.Event()
+
+    def join(
+        self,
+        store: Store,
+        *,
+        source: HttpSource | None = None,
+        errors: ScrapeErrors | None = None,
+        interval_s: float = INTERVAL_S,
+    ) -> ModelProbe:
+        """Ask the endpoints of this store from now on. Raises OSError when a TLS file of `source` cannot be
+        used."""
+        source = source or HttpSource(path="/v1/models")
+        source.tls()
+        probe = ModelProbe(self, store, source, errors or Uncounted(), interval_s)
+        self.follow(probe)
+        return probe
+
+    @property
+    def least_interval_s(self) -> float:
+        return SPREAD_S * self._endpoints
 
     async def run(self) -> None:
         """Asks until cancelled."""
-        while True:
-            self._woken.clear()
-            now = self._clock()
-            self._follow_pool(now)
-            due = [endpoint for endpoint, at in self._due_at.items() if at <= now]
-            if due:
-                await self._ask_all(due)
-            try:
-                async with asyncio.timeout(0.25):
+        async with asyncio.TaskGroup() as asking:
+            while True:
+                self._woken.clear()
+                now = self._clock()
+                while self._due and self._due[0][0] <= now and self._asking < AT_ONCE:
+                    at, _, question = heappop(self._due)
+                    if question.gone or question.asking or question.due_at != at:
+                        continue  # asked already, or again at another time
+                    question.asking = True
+                    self._asking += 1
+                    asking.create_task(self._ask(question))
+                if not self._due or self._asking >= AT_ONCE:
                     await self._woken.wait()
-            except TimeoutError:
-                pass
+                    continue
+                try:
+                    async with asyncio.timeout(max(0.0, self._due[0][0] - self._clock())):
+                        await self._woken.wait()
+                except TimeoutError:
+                    pass
 
-    def _follow_pool(self, now: float) -> None:
-        if self._store.pool_version == self._pool_version:
-            return
-        self._pool_version = self._store.pool_version
-        held = self._due_at
-        self._due_at = {endpoint: held.get(endpoint, now) for endpoint in self._store.endpoints}
-        self._known_at = {endpoint: at for endpoint, at in self._known_at.items() if endpoint in self._due_at}
+    # -- what the pools call -----------------------------------------------------------------------------
 
-    async def _ask_all(self, endpoints: Sequence[Endpoint]) -> None:
-        slots = asyncio.Semaphore(AT_ONCE)
+    def follow(self, probe: ModelProbe) -> None:
+        now = self._clock()
+        held = probe.questions
+        before = len(held)
+        probe.questions = {}
+        for endpoint in probe.store.endpoints:
+            question = held.get(endpoint.slot)
+            if question is None or question.endpoint is not endpoint:
+                question = _Question(probe, endpoint)
+                # Not all at once where thousands come.
+                self._first_at = max(now, self._first_at + FIRST_S)
+                self._schedule(question, self._first_at)
+            else:
+                del held[endpoint.slot]
+            probe.questions[endpoint.slot] = question
+        for question in held.values():
+            question.gone = True
+        self._endpoints += len(probe.questions) - before
+        self._woken.set()
 
-        async def ask(endpoint: Endpoint) -> None:
-            async with slots:
-                await self._ask(endpoint)
+    def left(self, probe: ModelProbe) -> None:
+        for question in probe.questions.values():
+            question.gone = True
+        self._endpoints -= len(probe.questions)
+        probe.questions = {}
 
-        async with asyncio.TaskGroup() as group:
-            for endpoint in endpoints:
-                group.create_task(ask(endpoint))
+    def hurry(self, questions: Iterable[_Question], now: float) -> None:
+        for question in questions:
+            self._schedule(question, now)
+        self._woken.set()
 
-    async def _ask(self, endpoint: Endpoint) -> None:
+    # -- inside ------------------------------------------------------------------------------------------
+
+    def _schedule(self, question: _Question, at: float) -> None:
+        question.due_at = at
+        heappush(self._due, (at, next(self._order), question))
+
+    async def _ask(self, question: _Question) -> None:
+        probe, endpoint = question.probe, question.endpoint
         try:
             async with asyncio.timeout(DEADLINE_S):
-                status, body = await self._get(endpoint)
+                status, body = await _get(probe.source, endpoint)
             if status != 200:
                 raise ValueError(f"answered {status}")
             names = model_names(body)
         except (OSError, ValueError, TimeoutError, RecursionError, msgspec.MsgspecError) as why:
-            self._failed(endpoint, why)
+            self._failed(question, why)
         else:
-            now = self._clock()
-            if endpoint in self._due_at:
-                self._known_at[endpoint] = now
-            self._store.set_models(endpoint, names, now)
-        now = self._clock()
-        if endpoint in self._due_at:
-            self._due_at[endpoint] = now + self.interval_s * self._rng.uniform(0.9, 1.1)
-
-    def _failed(self, endpoint: Endpoint, why: Exception) -> None:
-        now = self._clock()
-        self._errors.poll_errors(SOURCE)
-        _log.debug("models of %s are not known: %s", endpoint.key, why)
-        if now - self._known_at.get(endpoint, NEVER) > FORGET_INTERVALS * self.interval_s:
-            self._known_at.pop(endpoint, None)
-            self._store.set_models(endpoint, None, now)
-
-    async def _get(self, endpoint: Endpoint) -> tuple[int, bytes]:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[tuple[int, bytes]] = loop.create_future()
-        port = self._source.port or endpoint.port
-        request = self._source.request(endpoint.authority)
-        connection = Connection(request, _Once(answer), MAX_BODY_BYTES)
-        try:
-            await loop.create_connection(
-                lambda: connection,
-                endpoint.ip,
-                port,
-                ssl=self._tls,
-                server_hostname=endpoint.ip if self._tls is not None else None,
-            )
-            if not connection.connected:
-                raise OSError("closed when connected")
-            connection.ask()
-            return await answer
+            question.known_at = self._clock()
+            if not question.gone:
+                probe.store.set_models(endpoint, names, question.known_at)
         finally:
-            connection.close()
+            question.asking = False
+            self._asking -= 1
+            self._woken.set()
+        if not question.gone:
+            self._schedule(question, self._clock() + probe.interval_s * self._rng.uniform(0.9, 1.1))
+
+    def _failed(self, question: _Question, why: Exception) -> None:
+        probe, now = question.probe, self._clock()
+        if question.gone:
+            return
+        probe.errors.poll_errors(SOURCE)
+        _log.debug("models of %s are not known: %s", question.endpoint.key, why)
+        if now - question.known_at > FORGET_INTERVALS * probe.interval_s:
+            question.known_at = NEVER
+            probe.store.set_models(question.endpoint, None, now)
+
+
+async def _get(source: HttpSource, endpoint: Endpoint) -> tuple[int, bytes]:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[tuple[int, bytes]] = loop.create_future()
+    connection = Connection(source.request(endpoint.authority), _Once(answer), MAX_BODY_BYTES)
+    tls = source.tls()
+    try:
+        await loop.create_connection(
+            lambda: connection,
+            endpoint.ip,
+            source.port or endpoint.port,
+            ssl=tls,
+            server_hostname=endpoint.ip if tls is not None else None,
+        )
+        if not connection.connected:
+            raise OSError("closed when connected")
+        connection.ask()
+        return await answer
+    finally:
+        connection.close()

@@ -36,6 +36,7 @@ class Signals:
         self._lora_rows: tuple[tuple[frozenset[str], ...], tuple[frozenset[str], ...]] = ((), ())
         self._model_rows: tuple[frozenset[str] | None, ...] = ()
         self._shapes_changed = self._lora_changed = self._models_changed = True
+        self.models_version = 0
 
     def clear(self, slot: int) -> None:
         """Nothing is known of the slot's endpoint yet."""
@@ -44,7 +45,8 @@ class Signals:
         self._loads.view[:, slot] = (0.0, 0.0, 0.0, NEVER)
         self._shapes.view[:, slot] = 0.0
         self._lora.pop(slot, None)
-        self._models.pop(slot, None)
+        if self._models.pop(slot, None) is not None:
+            self.models_version += 1
 
     def rows(self, slots: Ints) -> None:
         """The pool changed: these slots, ascending, are the rows from now on."""
@@ -52,6 +54,8 @@ class Signals:
         self._slots = slots
         self._dense = len(slots) == 0 or int(slots[-1]) == len(slots) - 1
         self._shapes_changed = self._lora_changed = self._models_changed = True
+        if self._models:
+            self.models_version += 1
 
     def report(self, slot: int, load: Load, now: float) -> None:
         """Keep what was reported. What was not keeps its last value."""
@@ -79,7 +83,12 @@ class Signals:
         else:
             self._models[slot] = names
         self._models_changed = True
+        self.models_version += 1
         return True
+
+    def every_model(self) -> frozenset[str]:
+        here = set(self._slots.tolist())
+        return frozenset().union(*(names for slot, names in self._models.items() if slot in here))
 
     def snapshot(
         self, version: int, at: float, endpoints: tuple[Endpoint, ...], available: Bools, stale_after_s: float
@@ -125,6 +134,7 @@ class Signals:
         if known is not None and not (lora[0] | lora[1]) <= known:
             self._models[slot] = known | lora[0] | lora[1]
             self._models_changed = True
+            self.models_version += 1
 
 
 def _frozen(rows: NDArray[np.intp]) -> NDArray[np.intp]:

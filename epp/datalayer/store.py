@@ -62,6 +62,8 @@ class Store:
         """Grows when endpoints come, go or change."""
         self.on_change: Callable[[], None] | None = None
         """Called when the next snapshot will be another."""
+        self.on_pool_change: list[Callable[[], None]] = []
+        """Each is called when endpoints have come, gone or changed."""
         self.synced = False
         """A discovery source has told the whole pool at least once."""
 
@@ -129,6 +131,15 @@ class Store:
         return self._snapshot
 
     @property
+    def models_version(self) -> int:
+        """Grows when an endpoint's models become others, or unknown."""
+        return self._signals.models_version
+
+    def models(self) -> frozenset[str]:
+        """Every model that an endpoint is known to serve. Costs no snapshot."""
+        return self._signals.every_model()
+
+    @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """The pool in slot order."""
         return self._rows
@@ -154,6 +165,8 @@ class Store:
             self._health.resize(len(self._rows))
         self.pool_version += 1
         self._mark(now)
+        for told in tuple(self.on_pool_change):
+            told()
 
     def _mark(self, now: float) -> None:
         self._changed = True

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from random import Random
 
 import msgspec
@@ -13,7 +15,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.datalayer.models import CERTAIN_S, SOURCE, ModelProbe, certainly_unserved, model_names, serving
+from epp.datalayer.models import (
+    CERTAIN_S,
+    SOURCE,
+    ModelProbe,
+    ModelProber,
+    certainly_unserved,
+    model_names,
+    serving,
+)
+from epp.domain.views import Clock
 from tests.builders import snapshot
 from tests.unit.datalayer.engines_up import VLLM, Errors, Watched, http, running, up
 
@@ -24,6 +35,17 @@ ALL = np.arange(3)
 async def bounded() -> AsyncIterator[None]:
     async with asyncio.timeout(30):
         yield
+
+
+@asynccontextmanager
+async def asked(
+    store: Watched, *, errors: Errors | None = None, clock: Clock = time.monotonic
+) -> AsyncIterator[ModelProbe]:
+    """The store's endpoints, by a prober of their own."""
+    prober = ModelProber(clock=clock, rng=Random(1))
+    probe = prober.join(store, errors=errors)
+    async with running(prober.run):
+        yield probe
 
 
 def listed(*names: str) -> bytes:
@@ -69,7 +91,7 @@ async def test_lists_are_fetched_from_the_serving_port() -> None:
     async with up(lambda n: http(listed("base", "sql"))) as a, up(lambda n: http(listed("other"))) as b:
         store = Watched()
         store.put(a.port, b.port)
-        async with running(ModelProbe(store, rng=Random(1)).run):
+        async with asked(store):
             await store.news.get()
             await store.news.get()
         pool = store.snapshot
@@ -86,8 +108,9 @@ async def test_a_server_that_does_not_tell_is_not_filtered(answer: bytes | None)
     async with up(lambda n: answer) as silent, up(lambda n: http(listed("other"))) as other:
         store, errors = Watched(), Errors()
         store.put(silent.port, other.port)
-        async with running(ModelProbe(store, errors=errors, rng=Random(1)).run):
-            await store.news.get()
+        async with asked(store, errors=errors):
+            while await store.news.get() != "e1":
+                pass
             assert await errors.polls.get() == SOURCE
         pool = store.snapshot
         assert pool.models == (None, {"other"})
@@ -101,9 +124,8 @@ async def test_certainty_needs_fresh_lists_and_asks_for_them() -> None:
     async with up(lambda n: http(lists[min(n, 1)])) as server:
         store = Watched()
         store.put(server.port)
-        probe = ModelProbe(store, clock=lambda: now, rng=Random(1))
         rows = np.arange(1)
-        async with running(probe.run):
+        async with asked(store, clock=lambda: now) as probe:
             await store.news.get()
             assert probe.certainly_unserved(store.snapshot, "new", rows, now)
             assert not probe.certainly_unserved(store.snapshot, "base", rows, now)
@@ -120,8 +142,7 @@ async def test_a_list_that_cannot_be_renewed_is_believed_for_a_while_only() -> N
     async with up(lambda n: http(listed("base")) if n == 0 else http(b"", 500)) as server:
         store, errors = Watched(), Errors()
         store.put(server.port)
-        probe = ModelProbe(store, errors=errors, clock=lambda: now, rng=Random(1))
-        async with running(probe.run):
+        async with asked(store, errors=errors, clock=lambda: now) as probe:
             await store.news.get()
             now += 2 * probe.interval_s
             probe.hurry(now)
@@ -134,9 +155,59 @@ async def test_a_list_that_cannot_be_renewed_is_believed_for_a_while_only() -> N
             assert store.snapshot.models == (None,)
 
 
+async def test_many_pools_are_asked_by_one_prober_and_each_knows_its_own() -> None:
+    async with (
+        up(lambda n: http(listed("base"))) as a,
+        up(lambda n: http(listed("other"))) as b,
+        up(lambda n: http(listed("late"))) as late,
+    ):
+        first, second = Watched(), Watched()
+        first.put(a.port)
+        prober = ModelProber(rng=Random(1))
+        ours, theirs = prober.join(first), prober.join(second)
+        rows = np.arange(1)
+        async with running(prober.run):
+            await first.news.get()
+            second.put(b.port)
+            await second.news.get()
+            assert ours.certainly_unserved(first.snapshot, "other", rows, time.monotonic())
+            assert theirs.certainly_unserved(second.snapshot, "base", rows, time.monotonic())
+            theirs.leave()
+            theirs.leave()
+            second.put(late.port)
+            theirs.hurry(time.monotonic() + CERTAIN_S)
+            ours.hurry(time.monotonic() + CERTAIN_S)
+            await first.news.get()
+        assert second.news.empty()
+        assert late.requests == []
+        assert second.on_pool_change == []
+
+
+async def test_endpoints_that_do_not_answer_leave_room_for_other_pools() -> None:
+    never = asyncio.Event()
+
+    async def hang(n: int) -> bytes | None:
+        await never.wait()
+        return None
+
+    async with up(hang) as silent, up(lambda n: http(listed("base"))) as quick:
+        stuck, store = Watched(), Watched()
+        stuck.put(*[silent.port] * 20)
+        prober = ModelProber(rng=Random(1))
+        prober.join(stuck)
+        async with running(prober.run):
+            while silent.connections < 20:
+                await asyncio.sleep(0.001)
+            store.put(quick.port)
+            prober.join(store)
+            await store.news.get()
+        assert stuck.news.empty()
+        never.set()
+
+
 def test_a_large_pool_is_asked_more_rarely() -> None:
     store = Watched()
-    probe = ModelProbe(store)
+    probe = ModelProber().join(store)
     assert probe.interval_s == 10.0
     store.put(*range(1, 5001))
     assert probe.interval_s == 50.0

@@ -23,8 +23,8 @@ from cryptography.x509.oid import NameOID
 from epp.datalayer.connection import HttpSource, gunzip
 from epp.datalayer.engines import ENGINES
 from epp.datalayer.load import Load
-from epp.datalayer.pace import Pace
 from epp.datalayer.scrape import EXTRACTOR, SOURCE, EngineChoice, Scraper
+from epp.datalayer.store import MIN_STALE_AFTER_S
 from epp.domain.endpoint import Endpoint, EndpointSpec
 from epp.domain.snapshot import NEVER
 from tests.unit.datalayer.engines_up import VLLM, Errors, Watched, http, running, up
@@ -32,7 +32,10 @@ from tests.unit.datalayer.engines_up import VLLM, Errors, Watched, http, running
 
 def scraper(store: Watched, **more: Any) -> tuple[Scraper, Errors]:
     errors = Errors()
-    return Scraper(store, errors=errors, pace=Pace(0.05), rng=Random(1), **more), errors
+    shared = {name: more.pop(name) for name in ("deadline_s", "max_body_bytes") if name in more}
+    made = Scraper(rng=Random(1), **shared)
+    made.join(store, errors=errors, interval_s=0.05, **more)
+    return made, errors
 
 
 @pytest.fixture(autouse=True)
@@ -277,7 +280,8 @@ def test_a_default_engine_that_is_none() -> None:
 
 async def test_staleness_in_the_snapshot_follows_the_interval() -> None:
     store = Watched()
-    scrapes = Scraper(store, pace=Pace(0.3))
+    scrapes = Scraper()
+    scrapes.join(store, interval_s=0.3)
     async with up(lambda n: http(VLLM % 1)) as server:
         store.put(server.port)
         async with running(scrapes.run):
@@ -398,3 +402,79 @@ async def test_first_tokens_are_told_to_who_wants_them() -> None:
             for _ in range(4):
                 await store.news.get()
         assert follower.told == [(0, 5.0, 2.5)] * 2
+
+
+async def test_each_pool_is_scraped_at_its_own_interval() -> None:
+    async with up(lambda n: http(VLLM % 1)) as rare, up(lambda n: http(VLLM % 2)) as often:
+        slow, quick = Watched(), Watched()
+        slow.put(rare.port)
+        quick.put(often.port)
+        made = Scraper(rng=Random(1), deadline_s=0.05)
+        made.join(slow, interval_s=1000.0)
+        made.join(quick, interval_s=0.05)
+        async with running(made.run):
+            await slow.news.get()
+            for _ in range(8):
+                await quick.news.get()
+            assert made.interval_s == 1000.0
+        assert len(rare.requests) == 1  # far beyond its deadline too
+        assert made.scrapes == 1 + len(quick.loads)
+    assert slow.snapshot.stale_after_s == 3000.0
+    assert quick.snapshot.stale_after_s == MIN_STALE_AFTER_S
+
+
+async def test_pools_come_and_leave_while_others_are_scraped() -> None:
+    async with up(lambda n: http(VLLM % 1)) as first, up(lambda n: http(VLLM % 2)) as second:
+        stays, goes = Watched(), Watched()
+        made = Scraper(rng=Random(1))
+        errors, others = Errors(), Errors()
+        async with running(made.run):
+            joined = made.join(stays, interval_s=0.05, errors=errors)
+            leaving = made.join(goes, interval_s=0.05, errors=others)
+            stays.put(first.port)
+            goes.put(second.port)
+            await stays.news.get()
+            await goes.news.get()
+            assert leaving.state(made.clock()).endpoints == 1
+            leaving.leave()
+            leaving.leave()
+            await second.closed.wait()
+            seen = len(goes.loads)
+            for _ in range(3):
+                await stays.news.get()
+            assert (second.open, len(goes.loads)) == (0, seen)
+            goes.put(first.port)
+            await stays.news.get()
+            assert len(goes.loads) == seen
+            now = made.clock()
+            assert leaving.state(now).endpoints == 0
+            assert joined.state(now).answering == made.state(now).answering == 1
+        assert errors.total == others.total == 0
+
+
+async def test_a_pool_that_fails_leaves_the_others_alone() -> None:
+    async with up(lambda n: http(b"", 500)) as broken, up(lambda n: http(VLLM % 2)) as well:
+        bad, good = Watched(), Watched()
+        bad.put(broken.port)
+        good.put(well.port)
+        made = Scraper(rng=Random(1))
+        errors, others = Errors(), Errors()
+        made.join(bad, interval_s=0.05, errors=errors)
+        made.join(good, interval_s=0.05, errors=others)
+        async with running(made.run):
+            await errors.polls.get()
+            await good.news.get()
+        assert others.total == 0
+        assert bad.loads == []
+
+
+async def test_a_stopped_scraper_begins_anew_when_it_runs_again() -> None:
+    async with up(lambda n: http(VLLM % 1)) as server:
+        store = Watched()
+        store.put(server.port)
+        made, _ = scraper(store)
+        for _ in range(2):
+            async with running(made.run):
+                await store.news.get()
+        assert server.connections == 2
+        assert made.pace.share == 0.0

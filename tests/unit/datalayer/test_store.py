@@ -195,3 +195,37 @@ def test_rows_always_agree_with_slots(pools: list[list[int]], data: st.DataObjec
         assert all(len(c) == len(pool) for c in (snapshot.kv_used, snapshot.lora_max, snapshot.models))
         assert snapshot.available.dtype == np.bool_
         assert len(snapshot.available) == len(pool)
+
+
+def test_whoever_follows_the_pool_is_told_when_it_changes_and_of_nothing_else() -> None:
+    store = Store()
+    told: list[int] = []
+
+    def once() -> None:
+        told.append(len(store))
+        store.on_pool_change.remove(once)
+
+    store.on_pool_change += [once, lambda: told.append(-len(store))]
+    store.set_endpoints([spec("a")], 0.0)
+    store.set_endpoints([spec("a")], 1.0)
+    store.report(store.endpoints[0], Load(1.0), 2.0)
+    assert told == [1, -1]
+    store.set_endpoints([spec("a", labels={"x": "y"}), spec("b", "10.0.0.2")], 3.0)
+    assert told == [1, -1, -2]
+
+
+def test_models_are_known_without_a_snapshot_and_counted_when_they_change() -> None:
+    store = Store()
+    store.set_endpoints([spec("a"), spec("b", "10.0.0.2")], 0.0)
+    a, b = store.endpoints
+    assert (store.models(), store.models_version) == (frozenset(), 0)
+    store.set_models(a, frozenset({"base"}), 1.0)
+    store.set_models(a, frozenset({"base"}), 1.0)
+    store.set_models(b, frozenset({"other"}), 1.0)
+    assert (store.models(), store.models_version) == ({"base", "other"}, 2)
+    store.report(a, Load(lora_running=frozenset({"sql"})), 2.0)
+    store.report(a, Load(2.0), 3.0)
+    assert (store.models(), store.models_version) == ({"base", "sql", "other"}, 3)
+    store.set_endpoints([spec("b", "10.0.0.2")], 4.0)
+    assert store.models() == {"other"}
+    assert store.models_version > 3
