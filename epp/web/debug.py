@@ -1,8 +1,7 @@
-"""The debug pages: plugin state, decisions and refusals with their reasons, queues, what the process does."""
+"""The picker's debug pages: plugin state, decisions and refusals with their reasons, queues."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,6 @@ from aiohttp import web
 from epp.telemetry.reasons import DecisionLog, describe, headline
 from epp.telemetry.reasons_table import table
 from epp.telemetry.refusals import RefusalLog
-from epp.web import profiling
 from epp.web.answers import as_json, error, printable, wants_text, whole
 from epp.web.flow import FlowPage, text
 
@@ -23,40 +21,26 @@ TOP_MAX = 10_000
 
 
 class DebugPages:
-    """`pprof` False leaves the profiling pages out."""
-
     def __init__(
         self,
         plugins_state: Callable[[], Mapping[str, Any]],
         decisions: DecisionLog,
         refusals: RefusalLog,
         flow: FlowPage,
-        *,
-        pprof: bool,
     ) -> None:
         self._plugins_state = plugins_state
         self._decisions = decisions
         self._refusals = refusals
         self._flow = flow
-        self._pprof = pprof
-        self._profiling = False
 
     def routes(self) -> list[web.RouteDef]:
-        routes = [
+        return [
             web.get("/debug/plugins/state", self._page_plugins),
             web.get("/debug/decisions", self._page_decisions),
             web.get("/debug/decisions/{request_id:.+}", self._page_decision),
             web.get("/debug/refusals", self._page_refusals),
             web.get("/debug/flowcontrol", self._page_flow),
         ]
-        if self._pprof:
-            routes += [
-                web.get("/debug/pprof/", self._page_pprof),
-                web.get("/debug/pprof/profile", self._page_profile),
-                web.get("/debug/pprof/threads", self._page_threads),
-                web.get("/debug/pprof/tasks", self._page_tasks),
-            ]
-        return routes
 
     async def _page_plugins(self, request: web.Request) -> web.Response:
         return as_json(self._plugins_state())
@@ -105,31 +89,3 @@ class DebugPages:
         if wants_text(request):
             return web.Response(text=text(said, last))
         return as_json({**said, "last_refusals": [one.described() for one in last]})
-
-    async def _page_pprof(self, request: web.Request) -> web.Response:
-        return web.Response(
-            text="profile?seconds=N  sampled stacks of every thread, collapsed, for flame graph tools\n"
-            "threads            the stack of every thread now\n"
-            "tasks              how many asyncio tasks wait where\n"
-        )
-
-    async def _page_profile(self, request: web.Request) -> web.Response:
-        try:
-            seconds = float(request.query.get("seconds", "5"))
-        except ValueError:
-            seconds = -1.0
-        if not 0 < seconds <= profiling.SECONDS_MAX:
-            return error(400, f"seconds must be above 0 and at most {profiling.SECONDS_MAX:g}")
-        if self._profiling:
-            return error(409, "a profile is being taken already")
-        self._profiling = True
-        try:
-            return web.Response(text=await asyncio.to_thread(profiling.sample, seconds))
-        finally:
-            self._profiling = False
-
-    async def _page_threads(self, request: web.Request) -> web.Response:
-        return web.Response(text=profiling.threads())
-
-    async def _page_tasks(self, request: web.Request) -> web.Response:
-        return web.Response(text=profiling.tasks())

@@ -1,4 +1,4 @@
-"""The HTTP listener beside the picker: metrics, health and debug pages."""
+"""The HTTP listener beside an ext_proc service: metrics, health, and the debug pages that it is given."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 import logging
 import ssl
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from aiohttp import web
 
@@ -21,6 +21,7 @@ from epp.web.answers import accepts_gzip, error
 from epp.web.auth import TokenFile
 from epp.web.debug import DebugPages
 from epp.web.flow import FlowPage
+from epp.web.pprof import ProfilingPages
 from epp.web.tls import ServerTls
 
 logger = logging.getLogger("epp.web")
@@ -51,19 +52,26 @@ class WebOptions:
     pprof: bool = True
 
 
-class WebServer:
+class MetricsPage(Protocol):
+    """What /metrics shows."""
+
+    def render(self, openmetrics: bool = False) -> Iterable[str]:
+        """The whole page in pieces; between two of them the event loop may do other work."""
+
+    def internal_error(self, where: str) -> None:
+        """A bug of ours; its traceback is logged."""
+
+
+class Listener:
     """`ready` answers what is missing until we are ready; nothing means ready. `notices` is for the start."""
 
     def __init__(
         self,
         options: WebOptions,
         *,
-        metrics: Metrics,
+        metrics: MetricsPage,
         ready: Callable[[], Sequence[str]],
-        plugins_state: Callable[[], Mapping[str, Any]],
-        decisions: DecisionLog,
-        refusals: RefusalLog,
-        flow: FlowPage,
+        pages: Sequence[web.RouteDef] = (),
     ) -> None:
         """Raises ValueError for options that do not go together, OSError for certificates that fail."""
         if options.client_ca_file is not None and options.cert_dir is None:
@@ -73,7 +81,7 @@ class WebServer:
         self._options = options
         self._metrics = metrics
         self._ready = ready
-        self._debug = DebugPages(plugins_state, decisions, refusals, flow, pprof=options.pprof)
+        self._pages = (*pages, *(ProfilingPages().routes() if options.pprof else ()))
         self._token = TokenFile(options.token_file) if options.auth and options.token_file else None
         self._tls = ServerTls(options.cert_dir, options.client_ca_file) if options.cert_dir else None
         self._scrapes = asyncio.Semaphore(SCRAPES_MAX)
@@ -95,7 +103,7 @@ class WebServer:
                 web.get("/metrics", self._page_metrics),
                 web.get("/healthz", self._page_health),
                 web.get("/readyz", self._page_ready),
-                *self._debug.routes(),
+                *self._pages,
             ]
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
@@ -190,3 +198,22 @@ class WebServer:
         missing = list(self._ready())
         said = {"status": "not ready" if missing else "ready", "missing": missing}
         return web.json_response(said, status=503 if missing else 200)
+
+
+class WebServer(Listener):
+    """The picker's: with what it decided, refused and keeps waiting."""
+
+    def __init__(
+        self,
+        options: WebOptions,
+        *,
+        metrics: Metrics,
+        ready: Callable[[], Sequence[str]],
+        plugins_state: Callable[[], Mapping[str, Any]],
+        decisions: DecisionLog,
+        refusals: RefusalLog,
+        flow: FlowPage,
+    ) -> None:
+        """As the listener."""
+        pages = DebugPages(plugins_state, decisions, refusals, flow).routes()
+        super().__init__(options, metrics=metrics, ready=ready, pages=pages)
