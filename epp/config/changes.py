@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from epp.config.own import OwnBlock
-from epp.config.problems import Report, spell
+from epp.config.problems import Report
 from epp.config.trust import Trust
 from epp.scheduling.profile import Named, Profile
 
@@ -71,9 +71,6 @@ def tell_at_start(started: OwnBlock, own: OwnBlock, report: Report) -> None:
         if _of(started, steps) != _of(own, steps):
             path = ("epp", *(_camel(step) for step in steps))
             words = "it takes effect at the next start; until then it is as it was"
-            if report.keys.get(path) is None:
-                words = f"{spell(path)}: {words}"  # it was left out, so there is no line to blame
-                path = ("epp",) if ("epp",) in report.marks else ()
             report.notice(path, words, key=True)
 
 

@@ -35,18 +35,23 @@ class Text:
 class Counts(Protocol):
     """Told of every load of a pool's configuration, the first included."""
 
-    def config_loaded(self, pool: str, generation: int, text: str, at: float, notices: int) -> None:
+    def config_loaded(self, pool: str, generation: int, text: str, at: float) -> None:
         """It is in force since `at`, in seconds since 1970."""
 
     def config_refused(self, pool: str) -> None:
         """The one before stays in force."""
 
+    def config_gone(self, pool: str) -> None: ...
+
 
 class Uncounted:
-    def config_loaded(self, pool: str, generation: int, text: str, at: float, notices: int) -> None:
+    def config_loaded(self, pool: str, generation: int, text: str, at: float) -> None:
         pass
 
     def config_refused(self, pool: str) -> None:
+        pass
+
+    def config_gone(self, pool: str) -> None:
         pass
 
 
@@ -73,7 +78,7 @@ class ConfigWatch:
         """How metrics and the log call it."""
         self._types = plugin_types
         self._experimental = allow_experimental
-        self._counts = counts or Uncounted()
+        self.counts = counts or Uncounted()
         self._now = now
         self.text = text
         """What was last looked at, good or bad."""
@@ -136,7 +141,7 @@ class ConfigWatch:
         if words == self.last_error:
             return
         self.last_error = words
-        self._counts.config_refused(self.pool)
+        self.counts.config_refused(self.pool)
         _log.error("configuration refused, generation %d%s stays in force", self.generation, self._of())
         lines = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [words]
         for line in lines[:PROBLEMS_SHOWN]:
@@ -145,9 +150,7 @@ class ConfigWatch:
             _log.error("... and %d mistakes more", len(lines) - PROBLEMS_SHOWN)
 
     def _tell_loaded(self) -> None:
-        self._counts.config_loaded(
-            self.pool, self.generation, self._in_force.text, self.loaded_at, len(self.loaded.notices)
-        )
+        self.counts.config_loaded(self.pool, self.generation, self._in_force.text, self.loaded_at)
 
     def _of(self) -> str:
         return f" of pool {self.pool}" if self.pool else ""

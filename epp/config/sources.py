@@ -89,13 +89,16 @@ class PoolConfigs:
         """The default, read once for all pools."""
         self._watch(self._texts[""], "", None)
 
-    def of(self, namespace: str, name: str) -> ConfigWatch:
-        """The configuration of a pool, to be followed until `forget`. A file of its own that is wrong is
-        reported, and the default stands in for it. Raises ConfigError where that fails as well."""
+    def of(self, namespace: str, name: str, label: str = "") -> ConfigWatch:
+        """The configuration of a pool, to be followed until `forget`; `label` is how metrics call it.
+
+        A file of its own that is wrong is reported, and the default stands in for it. Raises ConfigError
+        where that fails as well.
+        """
         watch = self._watches.get((namespace, name))
         if watch is not None:
             return watch
-        label = f"{namespace}/{name}" if namespace else name
+        label = label or (f"{namespace}/{name}" if namespace else name)
         own = self._text(namespace, name)
         try:
             watch = self._watch(own, label, self._counts)
@@ -110,7 +113,9 @@ class PoolConfigs:
 
     def forget(self, namespace: str, name: str) -> None:
         """The pool is gone."""
-        self._watches.pop((namespace, name), None)
+        watch = self._watches.pop((namespace, name), None)
+        if watch is not None:
+            watch.counts.config_gone(watch.pool)
 
     async def run(self) -> None:
         """Until cancelled; at once where there is no file to watch."""

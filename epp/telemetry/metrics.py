@@ -14,6 +14,7 @@ from epp.domain.endpoint import Endpoint
 from epp.domain.errors import Refused
 from epp.domain.views import Clock, Ending, InflightView, SnapshotSource
 from epp.telemetry import table
+from epp.telemetry.configs import ConfigMetrics
 from epp.telemetry.flow import FlowMetrics, QueuesView, Saturation, SaturationView
 from epp.telemetry.pool import Pool
 from epp.telemetry.render import EOF, render
@@ -104,6 +105,8 @@ class Metrics:
         """`.observe(seconds)`: from the request's headers until it went on to its endpoint."""
         self.answer_processing = self._histograms[table.ANSWER_PROCESSING.name][()]
         """`.observe(seconds)`: our own time on one answer, summed over its chunks."""
+        self.configs = ConfigMetrics()
+        """Told of configurations that are loaded and refused."""
         self._prefixes: dict[Key, tuple[Histogram, Histogram]] = {}
         """Ratios and bytes by plugin."""
         self._endings = self._numbers[table.ENDINGS.name]
@@ -326,6 +329,7 @@ class Metrics:
             yield from self._saturation.families()
         if self._flow_control is not None:
             yield from self._flow_control.families()
+        yield from self.configs.families()
         yield table.PREFIX_SIZE.name, lambda: [(key, size()) for key, size in self._sizes.items()]
         if table.STREAMS.name not in self._hidden:
             yield table.STREAMS.name, lambda: [((), self._streams)]

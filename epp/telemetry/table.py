@@ -375,6 +375,27 @@ METRICS_AGE = _gauge(
 CONFIG_NOTICES = _gauge(
     "epp_config_notices", "Notices that the running configuration gave when it was loaded."
 )
+CONFIG_GENERATION = _gauge(
+    "epp_config_generation", "How many configurations this process has put into force for the pool.", _POOL
+)
+CONFIG_HASH = _gauge(
+    "epp_config_hash", "Hash of the configuration in force: replicas that show the same have the same.", _POOL
+)
+CONFIG_SUCCESSFUL = _gauge(
+    "epp_config_last_reload_successful",
+    "1 where the configuration in force is the one that was last written, 0 where that was refused.",
+    _POOL,
+)
+CONFIG_SINCE = _gauge(
+    "epp_config_last_reload_success_timestamp_seconds",
+    "When the configuration in force was loaded, in seconds since 1970.",
+    _POOL,
+)
+CONFIG_RELOADS = _counter(
+    "epp_config_reloads_total",
+    "Configurations that were loaded after the start, by result: success or failure.",
+    (*_POOL, "result"),
+)
 
 STREAM_METRICS = frozenset({STREAMS.name, STREAM_DURATION.name, STREAMS_ENDED.name})
 """Exposed only with --enable-grpc-stream-metrics."""
