@@ -9,7 +9,7 @@ one value keeps its target while the weights stay, and a weight that grows moves
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from math import log
 
@@ -75,6 +75,7 @@ class Rewrites:
         self._exact: dict[str, _Index] = {}
         self._generic: _Index | None = None
         self._all: tuple[Rewrite, ...] = ()
+        self._observers: list[Callable[[Iterable[str]], None]] = []
 
     def __len__(self) -> int:
         return len(self._all)
@@ -97,6 +98,11 @@ class Rewrites:
                 for target in rule.targets:
                     yield target.model
 
+    def observe(self, observer: Callable[[Iterable[str]], None]) -> None:
+        """`observer` is told the names now and after each change."""
+        self._observers.append(observer)
+        observer(self.names())
+
     def replace(self, rewrites: Sequence[Rewrite]) -> None:
         """Of two with one name the first counts."""
         by_name: dict[str, Rewrite] = {}
@@ -115,6 +121,8 @@ class Rewrites:
                 if not rule.models:
                     generic = generic or index
         self._exact, self._generic, self._all = exact, generic, ordered
+        for observer in self._observers:
+            observer(self.names())
 
     def resolve(self, model: str, headers: Mapping[str, str], seed: int) -> Resolved | None:
         """`model` is the client's, empty where it named none. A pure function of what is given, and of the

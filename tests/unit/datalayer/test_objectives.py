@@ -11,6 +11,7 @@ import pytest
 
 from epp.config.objectives import read_objectives
 from epp.datalayer.objectives import MAX_BYTES, MAX_FILES, ObjectiveFiles, Objectives, ObjectivesError
+from epp.datalayer.rewrites import Rewrites
 from tests.unit.datalayer.engines_up import running
 
 
@@ -151,3 +152,39 @@ def test_bounds(tmp_path: Path) -> None:
         (tmp_path / f"{i}.json").touch()
     with pytest.raises(ObjectivesError, match="more than 1000 files"):
         Seen(tmp_path).files.load()
+
+
+def rewrite(target: str) -> str:
+    return (
+        "---\napiVersion: llm-d.ai/v1alpha2\nkind: InferenceModelRewrite\nmetadata: {name: r}\n"
+        f"spec: {{poolRef: {{name: p}}, rules: [{{targets: [{{modelRewrite: '{target}'}}]}}]}}\n"
+    )
+
+
+async def test_rewrites_in_the_same_files_are_followed(tmp_path: Path) -> None:
+    path, rewrites = tmp_path / "objectives.yaml", Rewrites()
+    told: asyncio.Queue[list[str]] = asyncio.Queue()
+    path.write_text(text(gold=1) + rewrite("one"))
+    refused: asyncio.Queue[None] = asyncio.Queue()
+    files = ObjectiveFiles(
+        path, Objectives(), read_objectives, refused=lambda: refused.put_nowait(None), rewrites=rewrites
+    )
+    files.load()
+    rewrites.observe(lambda names: told.put_nowait(list(names)))
+    assert await told.get() == ["one"]
+
+    def write(content: str) -> None:
+        (tmp_path / "next").write_text(content)
+        os.replace(tmp_path / "next", path)
+
+    async with running(files.run):
+        write(text(gold=1) + rewrite("two"))
+        while await told.get() != ["two"]:
+            pass
+        write(text(gold=1) + rewrite(""))
+        await refused.get()
+        assert list(rewrites.names()) == ["two"], "what is wrong changes nothing"
+        write(text(gold=1))
+        while await told.get() != []:
+            pass
+    assert not rewrites
