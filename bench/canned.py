@@ -26,7 +26,7 @@ class ClosedDoor:
     def open(self, head: RequestHead) -> Call:
         raise AssertionError(f"asked for {head.path}")
 
-    def open_answer(self) -> Call:
+    def open_answer(self, authority: str = "", pool: str = "") -> Call:
         raise AssertionError("asked for an answer")
 
 

@@ -20,6 +20,14 @@ class Director(Rooms):
             head = msgspec.structs.replace(head, headers=controls.headers)
         return RequestCall(self, head, controls, abort)
 
-    def open_answer(self) -> RequestCall:
-        head = RequestHead(headers={}, method="", path="", request_id="", received_at=self.clock())
+    def open_answer(self, authority: str = "", pool: str = "") -> RequestCall:
+        head = RequestHead(
+            headers={},
+            method="",
+            path="",
+            request_id="",
+            received_at=self.clock(),
+            authority=authority,
+            pool=pool,
+        )
         return RequestCall(self, head, Controls())

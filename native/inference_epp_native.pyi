@@ -13,6 +13,7 @@ class Server:
         max_message_bytes: int,
         progress_timeout_s: float,
         answer_timeout_s: float,
+        max_connection_age_s: float,
         ask_headers: bool,
         health_checking: bool,
         gap_bounds: Sequence[float],

@@ -61,6 +61,11 @@ class RequestHead(Struct, frozen=True, gc=False):
     answer_view: AnswerView = AnswerView.ALWAYS
     model_optional: bool = False
     """A rule gives a model to requests that name none."""
+    authority: str = ""
+    """The host, with a port or without, that the gateway's own call to us names, in lower case: one picker
+    behind several Services is told by it which one was meant. Empty where the transport cannot see it."""
+    pool: str = ""
+    """The pool that the gateway says the stream is for, outside of what clients can write; empty for none."""
 
 
 class Prompt(Struct, frozen=True, gc=False):

@@ -179,5 +179,6 @@ class Door(Protocol):
 
     def open(self, head: RequestHead, abort: Abort | None = None) -> Call: ...
 
-    def open_answer(self) -> Call:
-        """A stream that begins with the answer: its request phase went elsewhere."""
+    def open_answer(self, authority: str = "", pool: str = "") -> Call:
+        """A stream that begins with the answer: its request phase went elsewhere. What it is for: as in
+        RequestHead."""

@@ -28,6 +28,7 @@ _SUBSET_NAMESPACE: Final = "envoy.lb.subset_hint"
 _SUBSET_KEY: Final = "x-gateway-destination-endpoint-subset"
 _LB_NAMESPACE: Final = "envoy.lb"
 _SERVED: Final = "x-gateway-destination-endpoint-served"
+_POOL: Final = "x-gateway-inference-pool"
 _SCORES: Final = "x-gateway-destination-endpoint-scores"
 
 _MESSAGES: Final = {
@@ -50,11 +51,13 @@ def decode(request: pb.ProcessingRequest) -> tuple[Message, Piece] | None:
         return None
     content = getattr(request, kind)
     metadata = request.HasField("metadata_context")
+    pool = _pool(request) if metadata else ""
     if message in _BODY_MESSAGES:
         return message, Piece(
             data=content.body,
             end_of_stream=content.end_of_stream,
             subset=_subset(request) if metadata and message is Message.REQUEST_BODY else None,
+            pool=pool,
         )
     if message in _HEADER_MESSAGES:
         # Envoy fills raw_value; the plain value is what older gateways send. Names come in lower case from
@@ -68,10 +71,11 @@ def decode(request: pb.ProcessingRequest) -> tuple[Message, Piece] | None:
                 headers=headers,
                 end_of_stream=content.end_of_stream,
                 subset=_subset(request) if metadata else None,
+                pool=pool,
             )
         served = (_served(request) if metadata else None) or headers.get(_SERVED)
-        return message, Piece(headers=headers, end_of_stream=content.end_of_stream, served=served)
-    return message, Piece(subset=_subset(request) if metadata else None)
+        return message, Piece(headers=headers, end_of_stream=content.end_of_stream, served=served, pool=pool)
+    return message, Piece(subset=_subset(request) if metadata else None, pool=pool)
 
 
 def _subset(request: pb.ProcessingRequest) -> tuple[str, ...] | None:
@@ -94,11 +98,20 @@ def _subset(request: pb.ProcessingRequest) -> tuple[str, ...] | None:
 
 
 def _served(request: pb.ProcessingRequest) -> str | None:
+    return _told(request, _SERVED) or None
+
+
+def _pool(request: pb.ProcessingRequest) -> str:
+    return _told(request, _POOL)
+
+
+def _told(request: pb.ProcessingRequest, key: str) -> str:
+    """A text in the balancer's own metadata; empty where there is none."""
     spaces = request.metadata_context.filter_metadata
     if _LB_NAMESPACE not in spaces:
-        return None
+        return ""
     fields = spaces[_LB_NAMESPACE].fields
-    return fields[_SERVED].string_value or None if _SERVED in fields else None
+    return fields[key].string_value if key in fields else ""
 
 
 def encode(action: Action) -> pb.ProcessingResponse | None:

@@ -51,11 +51,10 @@ class Exchange:
     """Feed messages with `receive`, verdicts of waiting decisions with `decided`, the end with `over`."""
 
     __slots__ = (
-        "_abort", "_answer_left", "_bodies_owed", "_budget", "_call", "_clock", "_door", "_failed",
-        "_gathered",
-        "_headers_owed", "_held", "_max_body_bytes", "_new_id", "_out", "_overridden", "_pieces", "_plan",
-        "_refused", "_skipped", "_target", "_trailers_owed", "_watch", "answer", "answer_mode", "pending",
-        "request", "request_mode",
+        "_abort", "_answer_left", "_authority", "_bodies_owed", "_budget", "_call", "_clock", "_door",
+        "_failed", "_gathered", "_headers_owed", "_held", "_max_body_bytes", "_new_id", "_out",
+        "_overridden", "_pieces", "_plan", "_pool", "_refused", "_skipped", "_target", "_trailers_owed",
+        "_watch", "answer", "answer_mode", "pending", "request", "request_mode",
     )  # fmt: skip
 
     def __init__(
@@ -67,9 +66,14 @@ class Exchange:
         max_body_bytes: int = 64 << 20,
         budget: Budget | None = None,
         abort: Abort | None = None,
+        authority: str = "",
+        pool: str = "",
     ) -> None:
-        """`abort` is what the door gets to end the request by; the transport calls `self.abort` then."""
+        """`abort` is what the door gets to end the request by; the transport calls `self.abort` then.
+        `authority` and `pool`: as the gateway's call says; a pool may also come with the first messages."""
         self._abort = abort
+        self._authority = authority
+        self._pool = pool
         self._door = door
         self._clock = clock
         self._new_id = new_id
@@ -119,6 +123,8 @@ class Exchange:
 
     def receive(self, message: Message, piece: Piece) -> list[Action]:
         """Actions in the order in which they are to be sent."""
+        if piece.pool and not self._pool and self._call is None:
+            self._pool = piece.pool
         state = self.request if message in _REQUEST_MESSAGES else self.answer
         take = TABLE.get((state, message))
         if take is None or self.request is RequestState.CLOSED:
@@ -396,8 +402,7 @@ class Exchange:
     def _begin_answer(self) -> tuple[Call, AnswerWatch]:
         if self.answer is AnswerState.NONE:
             self.answer = AnswerState.BODY
-            if self._call is None:
-                self._call = self._door.open_answer()
+            self._opened()
             if self.request in (RequestState.START, RequestState.GATHER, RequestState.DECIDING):
                 # Envoy's own answer: nothing of the request is left to decide.
                 self.request = RequestState.OVERTAKEN
@@ -418,6 +423,8 @@ class Exchange:
             not (piece.end_of_stream and piece.headers is not None),
             piece.subset,
             self._answer_view(),
+            self._authority,
+            self._pool,
         )
         self._call = self._door.open(head, self._abort)
         return self._call
@@ -429,7 +436,7 @@ class Exchange:
 
     def _opened(self) -> Call:
         if self._call is None:
-            self._call = self._door.open_answer()
+            self._call = self._door.open_answer(self._authority, self._pool)
         return self._call
 
     def _allow(self, piece: Piece) -> None:

@@ -1,4 +1,7 @@
-"""The transport on grpc.aio: moves messages between a stream and its exchange, and enforces limits."""
+"""The transport on grpc.aio: moves messages between a stream and its exchange, and enforces limits.
+
+grpc.aio does not tell a call's `:authority`: heads have none here.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from math import inf
+from math import ceil, inf
 from time import monotonic
 from typing import Any, Final, NoReturn
 
@@ -24,6 +27,8 @@ from epp.extproc.transport import Limits, StreamSink, Tls
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 _SWEEP_S = 1.0
+_INT_MAX = (1 << 31) - 1
+_POOL = "x-gateway-inference-pool"
 _FEW = 4
 """Messages that are sent without being counted: less than 250 KB."""
 # The published type stubs lack it.
@@ -125,6 +130,7 @@ class GrpcioTransport:
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 20_000),
                 ("grpc.http2.max_pings_without_data", 0),
+                *self._age(),
             )
         )
         handler = grpc.stream_stream_rpc_method_handler(
@@ -148,6 +154,11 @@ class GrpcioTransport:
         await server.start()
         self._server = server
         self._sweeper = asyncio.create_task(self._sweep(), name="extproc-sweep")
+
+    def _age(self) -> Sequence[tuple[str, int]]:
+        """gRPC itself adds or takes a tenth, and lets open streams end in their own time."""
+        age_s = self._limits.max_connection_age_s
+        return (("grpc.max_connection_age_ms", min(ceil(age_s * 1e3), _INT_MAX)),) if age_s > 0 else ()
 
     def _bind(self, server: grpc.aio.Server) -> int:
         if self._tls is None:
@@ -207,6 +218,7 @@ class GrpcioTransport:
             self._new_id,
             max_body_bytes=self._limits.max_body_bytes,
             budget=self._budget,
+            pool=_named_pool(context),
         )
         stream = _Stream(lambda abort: make(abort=abort), began)
         exchange = stream.exchange
@@ -350,6 +362,15 @@ class GrpcioTransport:
             await self._send(context, exchange.refuse(late))
         else:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "no message for too long")
+
+
+def _named_pool(context: Context) -> str:
+    """From the metadata of the gateway's call; of repeated ones the last counts."""
+    pool = ""
+    for key, value in context.invocation_metadata() or ():
+        if key == _POOL:
+            pool = value if isinstance(value, str) else value.decode("utf-8", "replace")
+    return pool
 
 
 def _taken(exchange: Exchange, request: Any) -> list[Action] | None:

@@ -18,6 +18,8 @@ def request_head(
     has_body: bool,
     subset: tuple[str, ...] | None,
     answer_view: AnswerView,
+    authority: str = "",
+    pool: str = "",
 ) -> RequestHead:
     """`new_id` makes an id for a request that brings none."""
     return RequestHead(
@@ -29,4 +31,6 @@ def request_head(
         has_body,
         subset,
         answer_view,
+        authority=authority,
+        pool=pool,
     )

@@ -54,6 +54,7 @@ class Piece(Struct, frozen=True):
     end_of_stream: bool = False
     subset: tuple[str, ...] | None = None
     served: str | None = None
+    pool: str = ""
 
 
 class Budget:

@@ -96,6 +96,7 @@ class NativeTransport:
             max_message_bytes=limits.receive_bytes,
             progress_timeout_s=limits.progress_timeout_s,
             answer_timeout_s=limits.answer_timeout_s,
+            max_connection_age_s=limits.max_connection_age_s,
             ask_headers=early,
             health_checking=ready is not None,
             gap_bounds=ITL_S,
@@ -231,11 +232,13 @@ class NativeTransport:
         """The stream's call; `head` comes with its first event."""
         if head is None:
             return self._calls[stream]
-        headers, received_at, has_body, subset, view, answer_only = head
+        headers, received_at, has_body, subset, view, answer_only, authority, pool = head
         if answer_only:
-            call = self._door.open_answer()
+            call = self._door.open_answer(authority, pool)
         else:
-            made = request_head(headers, self._new_id, received_at, has_body, subset, _VIEWS[view])
+            made = request_head(
+                headers, self._new_id, received_at, has_body, subset, _VIEWS[view], authority, pool
+            )
             call = self._door.open(made, partial(self._aborted, stream))
         self._calls[stream] = call
         return call

@@ -17,7 +17,7 @@ use crate::answer::Watch;
 use crate::prompt::Scanning;
 use crate::proto::encode;
 use crate::proto::{BodyMode, Incoming, Kind};
-use crate::types::{AnswerPlan, AnswerView, Ending, Event, Head, Limit, Refusal, Report, Verdict};
+use crate::types::{AnswerPlan, AnswerView, Ending, Event, Head, Limit, Origin, Refusal, Report, Verdict};
 use gathered::Gathered;
 use states::{AnswerState, Awaited, RequestState};
 pub use states::{Budget, Close, Limits, Out};
@@ -33,6 +33,7 @@ pub struct Exchange {
     request: RequestState,
     answer: AnswerState,
     awaited: Awaited,
+    origin: Origin,
     /// Python has to be told the end.
     opened: bool,
     /// Not told yet.
@@ -70,6 +71,7 @@ impl Exchange {
             request: RequestState::Start,
             answer: AnswerState::None,
             awaited: Awaited::Nothing,
+            origin: Origin::default(),
             opened: false,
             head: None,
             refused: false,
@@ -96,6 +98,11 @@ impl Exchange {
     pub fn learn_modes(&mut self, request: i32, answer: i32) {
         self.request_mode = BodyMode::numbered(request);
         self.answer_mode = BodyMode::numbered(answer);
+    }
+
+    /// What the call itself says, before the first message.
+    pub fn came_from(&mut self, origin: Origin) {
+        self.origin = origin;
     }
 
     /// Waits for Python's reply to Headers, Limited or Answered: no message may be given to `receive` meanwhile.
@@ -125,9 +132,12 @@ impl Exchange {
         self.gathered_bytes
     }
 
-    pub fn receive(&mut self, message: Incoming, now: f64, out: &mut Out) {
+    pub fn receive(&mut self, mut message: Incoming, now: f64, out: &mut Out) {
         use AnswerState as A;
         use RequestState as R;
+        if !self.opened && self.origin.pool.is_empty() {
+            self.origin.pool = std::mem::take(&mut message.pool);
+        }
         let (kind, request, answer) = (message.kind, self.request, self.answer);
         if request == R::Closed {
             return self.misplaced(kind, out);
@@ -273,6 +283,7 @@ impl Exchange {
                 subset: None,
                 view: self.answer_view(),
                 answer_only: true,
+                origin: self.origin.clone(),
             }));
         }
     }

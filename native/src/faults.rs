@@ -32,6 +32,7 @@ fn options() -> Options {
         max_message_bytes: 1 << 20,
         progress_timeout_s: 60.0,
         answer_timeout_s: 600.0,
+        max_connection_age_s: 0.0,
         ask_headers: false,
         health_checking: false,
         gap_bounds: Vec::new(),

@@ -38,6 +38,8 @@ pub struct Options {
     pub max_message_bytes: usize,
     pub progress_timeout_s: f64,
     pub answer_timeout_s: f64,
+    /// Of connections, give or take a tenth; 0 for no end.
+    pub max_connection_age_s: f64,
     /// Ask Python at the headers whether a request is refused before its body is read.
     pub ask_headers: bool,
     pub health_checking: bool,

@@ -1,6 +1,7 @@
 //! Connections: accepting, TLS, HTTP/2's settings, keepalive, and which call a request is.
 
 use std::cell::Cell;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::rc::Rc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -19,12 +20,17 @@ use crate::health;
 use crate::io::{Core, Phase};
 use crate::status::{RESOURCE_EXHAUSTED, UNIMPLEMENTED, response_head, trailers};
 use crate::stream::Stream;
+use crate::types::Origin;
 
 const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A gateway whose machine is gone says nothing: find out, and free what its streams hold.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Connections that were opened together must not all be opened anew together.
+const AGE_JITTER: f64 = 0.1;
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+const POOL: &str = "x-gateway-inference-pool";
 /// What a stream that nobody reads may hold.
 const STREAM_WINDOW: u32 = 256 << 10;
 /// Streams that nobody reads must not stop the others of their connection.
@@ -144,14 +150,23 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(core: &Rc<Core>, connection: &
     let mut pings = connection.ping_pong();
     let mut asked = false; // a ping is on its way
     let mut next = Instant::now() + KEEPALIVE;
+    let mut old_at = Instant::now() + age(core.options.max_connection_age_s);
+    let mut latest = Origin::default();
     loop {
         tokio::select! {
             biased;
             accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => dispatch(core, request, respond),
+                Some(Ok((request, respond))) => dispatch(core, &mut latest, request, respond),
                 Some(Err(_)) | None => return,
             },
-            () = sleep_until(next) => {
+            () = sleep_until(next.min(old_at)) => {
+                let now = Instant::now();
+                if now >= old_at {
+                    // The gateway opens another connection; what is open here, or on its way, goes on to its end.
+                    connection.graceful_shutdown();
+                    old_at = now + NEVER;
+                    continue;
+                }
                 let Some(pings) = pings.as_mut() else { return };
                 if asked || pings.send_ping(Ping::opaque()).is_err() {
                     connection.abrupt_shutdown(Reason::NO_ERROR);
@@ -189,14 +204,42 @@ async fn pong(pings: &mut Option<h2::PingPong>) -> Result<(), h2::Error> {
     }
 }
 
-fn dispatch(core: &Rc<Core>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+fn age(limit_s: f64) -> Duration {
+    if limit_s > 0.0 {
+        let chance = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+        Duration::try_from_secs_f64(limit_s * (1.0 + AGE_JITTER * (2.0 * chance - 1.0)))
+            .map_or(NEVER, |age| age.min(NEVER))
+    } else {
+        NEVER
+    }
+}
+
+/// As a rule the same as that of the connection's stream before.
+fn origin(latest: &mut Origin, request: &Request<RecvStream>) -> Origin {
+    let authority = request.uri().authority().map_or("", |authority| authority.as_str());
+    let pool = request.headers().get_all(POOL).iter().next_back().map_or(&b""[..], |value| value.as_bytes());
+    if !latest.authority.eq_ignore_ascii_case(authority.as_bytes()) {
+        latest.authority = authority.to_ascii_lowercase().into();
+    }
+    if latest.pool != pool {
+        latest.pool = Bytes::copy_from_slice(pool);
+    }
+    latest.clone()
+}
+
+fn dispatch(
+    core: &Rc<Core>,
+    latest: &mut Origin,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
     let path = request.uri().path();
     if core.overrun() {
         if let Ok(mut send) = respond.send_response(response_head(), false) {
             let _ = send.send_trailers(trailers(RESOURCE_EXHAUSTED, "too many streams come and go"));
         }
     } else if path == PROCESS {
-        let stream = Stream::open(core.clone(), respond);
+        let stream = Stream::open(core.clone(), respond, origin(latest, &request));
         spawn_local(stream.run(request.into_body()));
     } else if core.options.health_checking
         && let Some(call) = health::call(path)

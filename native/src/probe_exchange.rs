@@ -10,7 +10,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use crate::convert;
 use crate::exchange::{Budget, Close, Exchange, Limits, Out};
 use crate::proto::{self, Frame};
-use crate::types::Limit;
+use crate::types::{Limit, Origin};
 
 /// Frames, events, and (code, message) of the close with code 0 for OK.
 type Effects<'py> = (Vec<Bound<'py, PyBytes>>, Vec<Bound<'py, PyTuple>>, Option<(u32, String)>);
@@ -47,6 +47,10 @@ impl ExchangeProbe {
 
     fn learn_modes(&mut self, request: i32, answer: i32) {
         self.exchange.learn_modes(request, answer);
+    }
+
+    fn came_from(&mut self, authority: Vec<u8>, pool: Vec<u8>) {
+        self.exchange.came_from(Origin { authority: authority.into(), pool: pool.into() });
     }
 
     /// A serialized ProcessingRequest, which must be one.
@@ -159,7 +163,7 @@ fn message<'py>(py: Python<'py>, frame: &Frame) -> PyResult<Bound<'py, PyBytes>>
 }
 
 /// What a serialized ProcessingRequest holds, or None for none of the six kinds: kind, headers, body, end_of_stream,
-/// modes, subset, served. Raises ValueError for what is not one.
+/// modes, subset, served, pool. Raises ValueError for what is not one.
 #[pyfunction]
 fn decode<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Option<Bound<'py, PyTuple>>> {
     let Some(incoming) = proto::decode(Bytes::copy_from_slice(message)).map_err(malformed)? else {
@@ -172,7 +176,10 @@ fn decode<'py>(py: Python<'py>, message: &[u8]) -> PyResult<Option<Bound<'py, Py
     let subset = incoming.subset.map(|subset| PyTuple::new(py, subset)).transpose()?;
     let body = PyBytes::new(py, &incoming.body);
     let (kind, end_of_stream) = (incoming.kind.name(), incoming.end_of_stream);
-    (kind, headers, body, end_of_stream, incoming.modes, subset, incoming.served).into_pyobject(py).map(Some)
+    let pool = String::from_utf8_lossy(&incoming.pool);
+    (kind, headers, body, end_of_stream, incoming.modes, subset, incoming.served, pool)
+        .into_pyobject(py)
+        .map(Some)
 }
 
 fn malformed(error: proto::wire::Malformed) -> PyErr {

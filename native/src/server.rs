@@ -40,8 +40,8 @@ pub struct Server {
 impl Server {
     #[new]
     #[pyo3(signature = (*, max_body_bytes, max_buffered_bytes, max_streams, max_message_bytes,
-        progress_timeout_s, answer_timeout_s, ask_headers, health_checking, gap_bounds, stream_bounds,
-        handoff_bounds, scan=Vec::new(), block_bytes=256, max_blocks=2048, fixed=None))]
+        progress_timeout_s, answer_timeout_s, max_connection_age_s, ask_headers, health_checking, gap_bounds,
+        stream_bounds, handoff_bounds, scan=Vec::new(), block_bytes=256, max_blocks=2048, fixed=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         max_body_bytes: u64,
@@ -50,6 +50,7 @@ impl Server {
         max_message_bytes: usize,
         progress_timeout_s: f64,
         answer_timeout_s: f64,
+        max_connection_age_s: f64,
         ask_headers: bool,
         health_checking: bool,
         gap_bounds: Vec<f64>,
@@ -71,6 +72,7 @@ impl Server {
                 max_message_bytes,
                 progress_timeout_s,
                 answer_timeout_s,
+                max_connection_age_s,
                 ask_headers,
                 health_checking,
                 gap_bounds,

@@ -16,7 +16,7 @@ use crate::io::Core;
 use crate::outbox::Outbox;
 use crate::proto;
 use crate::status;
-use crate::types::{Ending, Event, Limit, Verdict};
+use crate::types::{Ending, Event, Limit, Origin, Verdict};
 
 /// More than this waits to be sent: read no further messages.
 const QUEUED_BYTES: usize = 256 << 10;
@@ -54,17 +54,19 @@ pub struct Stream {
 }
 
 impl Stream {
-    pub fn open(core: Rc<Core>, respond: SendResponse<Bytes>) -> Rc<Stream> {
+    pub fn open(core: Rc<Core>, respond: SendResponse<Bytes>, origin: Origin) -> Rc<Stream> {
         let now = core.now();
         let id = core.new_id();
         let crowded = core.streams.borrow().len() >= core.options.max_streams;
         core.counts.stream_opened();
+        let mut exchange = Exchange::new(core.limits.clone(), core.budget.clone());
+        exchange.came_from(origin);
         let stream = Rc::new(Stream {
             id,
             began_at: now,
             progress_at: std::cell::Cell::new(now),
             state: RefCell::new(State {
-                exchange: Exchange::new(core.limits.clone(), core.budget.clone()),
+                exchange,
                 out: Out::default(),
                 inbox: Inbox::new(core.options.max_message_bytes),
                 outbox: Outbox::new(respond, core.budget.clone()),

@@ -147,6 +147,15 @@ pub enum AnswerView {
     Never,
 }
 
+/// Whose stream it is, as the gateway's call says.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// `:authority` in lower case.
+    pub authority: Bytes,
+    /// `x-gateway-inference-pool` in the call's metadata, else in the dynamic metadata of the stream's beginning.
+    pub pool: Bytes,
+}
+
 /// What Python makes a RequestHead of.
 #[derive(Clone, Debug)]
 pub struct Head {
@@ -159,6 +168,7 @@ pub struct Head {
     pub view: AnswerView,
     /// The stream began with the answer: `Door.open_answer`.
     pub answer_only: bool,
+    pub origin: Origin,
 }
 
 /// `epp.domain.views.AnswerHead`.

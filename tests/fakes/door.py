@@ -19,6 +19,8 @@ class FakeCall:
     door: FakeDoor
     body: bytes | None = None
     abort: Abort | None = None
+    origin: tuple[str, str] = ("", "")
+    """Authority and pool."""
     truncated: bool = False
     scanned: Scanned | None = None
     subset: tuple[str, ...] | None = None
@@ -66,9 +68,9 @@ class FakeDoor:
     calls: list[FakeCall] = field(default_factory=list)
 
     def open(self, head: RequestHead, abort: Abort | None = None) -> FakeCall:
-        self.calls.append(FakeCall(head, self, abort=abort))
+        self.calls.append(FakeCall(head, self, abort=abort, origin=(head.authority, head.pool)))
         return self.calls[-1]
 
-    def open_answer(self) -> FakeCall:
-        self.calls.append(FakeCall(None, self))
+    def open_answer(self, authority: str = "", pool: str = "") -> FakeCall:
+        self.calls.append(FakeCall(None, self, origin=(authority, pool)))
         return self.calls[-1]

@@ -114,6 +114,9 @@ def requests(draw: st.DrawFn, kind: str | None = None) -> pb.ProcessingRequest:
         value = draw(st.sampled_from(["10.0.0.1:8000", "10.9.9.9:1", "", 5, None]))
         tell(request, "envoy.lb", "x-gateway-destination-endpoint-served", value)
     elif hinted == 2:
+        value = draw(st.sampled_from(["models/llama", "models/llama", "p\u00f6ol", "", 5, None, ["a"]]))
+        tell(request, "envoy.lb", "x-gateway-inference-pool", value)
+    elif hinted == 3:
         tell(request, draw(st.sampled_from(["envoy.lb", "envoy.lb.subset_hint", "else"])), "else", "x")
     return request
 

@@ -31,6 +31,7 @@ def reference(message: bytes) -> Any:
     headers = dict(piece.headers or {})
     return (
         kind.name.lower(), headers, piece.data, piece.end_of_stream, modes, piece.subset, piece.served,
+        piece.pool,
     )  # fmt: skip
 
 
@@ -67,9 +68,10 @@ MESSAGES = st.lists(
 ).map(b"".join)
 TEXTS = [
     b"envoy.lb", b"envoy.lb.subset_hint", b"x-gateway-destination-endpoint-subset", b"a, b", b"", b"X-Odd",
-    b"x-gateway-destination-endpoint-served", b"\x1c\xe3\x80\x80,c", "\u0130\u03a3".encode(), b"\0",
+    b"x-gateway-destination-endpoint-served", b"x-gateway-inference-pool", b"\x1c\xe3\x80\x80,c",
+    "\u0130\u03a3".encode(), b"\0",
 ]  # fmt: skip
-KEYS = TEXTS[:3] + TEXTS[5:7]
+KEYS = TEXTS[:3] + TEXTS[5:8]
 BAD_TEXTS = [b"\xff", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\x80", b"ok\xe2\x82"]
 NUMBERS = [0, 1, 1, 2, 3, 5, 1 << 31, (1 << 32) + 1, (1 << 64) - 1, 1 << 63]
 WIRE_TYPES = {8: 0, 14: 0, 1: 1}

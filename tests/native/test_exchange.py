@@ -50,12 +50,15 @@ class Recorder(FakeDoor):
 
     def open(self, head: RequestHead, abort: Abort | None = None) -> RecordedCall:
         self.happened.append(
-            ("open", dict(head.headers), head.received_at, head.has_body, head.subset, head.answer_view)
-        )
+            (
+                "open", dict(head.headers), head.received_at, head.has_body, head.subset, head.answer_view,
+                head.authority, head.pool,
+            )
+        )  # fmt: skip
         return RecordedCall(head, self)
 
-    def open_answer(self) -> RecordedCall:
-        self.happened.append(("open answer",))
+    def open_answer(self, authority: str = "", pool: str = "") -> RecordedCall:
+        self.happened.append(("open answer", authority, pool))
         return RecordedCall(None, self)
 
 
@@ -90,6 +93,8 @@ class Setting(msgspec.Struct):
     early: Refused | None
     ask_headers: bool
     held_elsewhere_bytes: int
+    origin: tuple[str, str]
+    """Authority and pool, as the call itself tells them."""
 
 
 class Reference:
@@ -100,8 +105,15 @@ class Reference:
         self.door = Recorder(setting.verdict, setting.early)
         self.budget = Budget(BUDGET_BYTES)
         self.budget.used = setting.held_elsewhere_bytes
+        authority, pool = setting.origin
         self.exchange = Exchange(
-            self.door, lambda: self.now, lambda: "id", max_body_bytes=MAX_BODY_BYTES, budget=self.budget
+            self.door,
+            lambda: self.now,
+            lambda: "id",
+            max_body_bytes=MAX_BODY_BYTES,
+            budget=self.budget,
+            authority=authority,
+            pool=pool,
         )
         self.exchange.learn_modes(*setting.modes)
         self.answers: list[pb.ProcessingResponse] = []
@@ -132,6 +144,7 @@ class Compiled:
         self.exchange = native.ExchangeProbe(
             MAX_BODY_BYTES, BUDGET_BYTES, setting.ask_headers, list(ITL_S), sharing=self.filler
         )
+        self.exchange.came_from(*(text.encode() for text in setting.origin))
         self.exchange.learn_modes(*setting.modes)
         self.happened: list[Happening] = []
         self.answers: list[pb.ProcessingResponse] = []
@@ -146,11 +159,12 @@ class Compiled:
 
     def _hear(self, name: str, head: Any, *rest: Any) -> None:
         if head is not None:
-            headers, received_at, has_body, subset, view, answer_only = head
+            headers, received_at, has_body, subset, view, answer_only, *origin = head
             if answer_only:
-                self.happened.append(("open answer",))
+                self.happened.append(("open answer", *origin))
             else:
-                self.happened.append(("open", headers, received_at, has_body, subset, AnswerView[view]))
+                seen_at = (received_at, has_body, subset, AnswerView[view])
+                self.happened.append(("open", headers, *seen_at, *origin))
         if name == "headers":
             early = self.setting.early
             if early is None:
@@ -221,6 +235,7 @@ SETTINGS = st.builds(
     early=st.sampled_from([None, None, None, EARLY]),
     ask_headers=st.booleans(),
     held_elsewhere_bytes=st.sampled_from([0, 0, 100_000, BUDGET_BYTES]),
+    origin=st.sampled_from([("", ""), ("", ""), ("epp.models:9002", ""), ("epp", "models/llama")]),
 )
 LIMITS = [(Reason.TOO_MANY_STREAMS, "more than 3 requests are open"), (Reason.TIMED_OUT, "late")]
 DEEDS = st.sampled_from(["verdict", "verdict", "verdict", "refusal", "abort", "limit"])
@@ -321,7 +336,7 @@ def test_a_stream_that_ends_while_its_refusal_is_made() -> None:
     made = probe()
     _, events, close = made.limit("TIMED_OUT", "late", 1.0)
     assert ([event[1:] for event in events], close) == (
-        [("limited", ({}, 1.0, False, None, "ALWAYS", True), "TIMED_OUT", "late")],
+        [("limited", ({}, 1.0, False, None, "ALWAYS", True, "", ""), "TIMED_OUT", "late")],
         None,
     )
     assert made.limit("TIMED_OUT", "again", 1.0) == ([], [], None)

@@ -12,21 +12,23 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from epp.extproc.grpcio import SERVICE
 
 
-def channel(port: int, *, window_bytes: int = 0) -> grpc.aio.Channel:
+def channel(port: int, *, window_bytes: int = 0, authority: str = "") -> grpc.aio.Channel:
     """`window_bytes`: of what is not read yet, no more is taken; 0 for what gRPC finds best."""
-    options = [("grpc.use_local_subchannel_pool", 1)]
+    options: list[tuple[str, int | str]] = [("grpc.use_local_subchannel_pool", 1)]
+    if authority:
+        options.append(("grpc.default_authority", authority))
     if window_bytes:
         options += [("grpc.http2.lookahead_bytes", window_bytes), ("grpc.http2.bdp_probe", 0)]
     return grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=options)
 
 
-def stream(to: grpc.aio.Channel) -> Any:
+def stream(to: grpc.aio.Channel, metadata: Sequence[tuple[str, str]] = ()) -> Any:
     """A new Process call; `write`, `read` and `done_writing` are Envoy's moves."""
     return to.stream_stream(
         f"/{SERVICE}/Process",
         request_serializer=pb.ProcessingRequest.SerializeToString,
         response_deserializer=pb.ProcessingResponse.FromString,
-    )()
+    )(metadata=tuple(metadata))
 
 
 def _fields(headers: Mapping[str, str]) -> base_pb2.HeaderMap:
@@ -52,6 +54,12 @@ def request_headers(
     if subset is not None:
         space = message.metadata_context.filter_metadata["envoy.lb.subset_hint"]
         space.update({"x-gateway-destination-endpoint-subset": subset})
+    return message
+
+
+def told(message: pb.ProcessingRequest, pool: str) -> pb.ProcessingRequest:
+    """With the pool in the dynamic metadata."""
+    message.metadata_context.filter_metadata["envoy.lb"].update({"x-gateway-inference-pool": pool})
     return message
 
 

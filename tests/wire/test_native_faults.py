@@ -216,8 +216,8 @@ from inference_epp_native import Server
 
 server = Server(
     max_body_bytes=1, max_buffered_bytes=1, max_streams=1, max_message_bytes=1, progress_timeout_s=1,
-    answer_timeout_s=1, ask_headers=False, health_checking=False, gap_bounds=[], stream_bounds=[1],
-    handoff_bounds=[1],
+    answer_timeout_s=1, max_connection_age_s=0, ask_headers=False, health_checking=False, gap_bounds=[],
+    stream_bounds=[1], handoff_bounds=[1],
 )
 server.start("127.0.0.1:0")
 child = os.fork()

@@ -7,7 +7,7 @@
 //! - `first_token`: head, at
 //! - `end`: head, ending, report or None where nothing was observed, answer that was not told before or None
 //!
-//! A head is (headers, received_at, has_body, subset, name of its AnswerView, answer_only); answers, reports and
+//! A head is (headers, received_at, has_body, subset, name of its AnswerView, answer_only, authority, pool); answers, reports and
 //! usages have the fields of AnswerHead, Report and Usage in order.
 
 use std::ffi::{c_int, c_void};
@@ -104,7 +104,9 @@ fn head_tuple<'py>(py: Python<'py>, head: Head) -> PyResult<Bound<'py, PyTuple>>
         AnswerView::Never => intern!(py, "NEVER"),
     };
     let subset = subset_tuple(py, head.subset)?;
-    (headers, head.received_at, head.has_body, subset, view, head.answer_only).into_pyobject(py)
+    let (authority, pool) = (names::origin(py, &head.origin.authority), names::origin(py, &head.origin.pool));
+    (headers, head.received_at, head.has_body, subset, view, head.answer_only, authority, pool)
+        .into_pyobject(py)
 }
 
 fn subset_tuple(py: Python<'_>, subset: Option<Vec<String>>) -> PyResult<Option<Bound<'_, PyTuple>>> {

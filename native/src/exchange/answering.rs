@@ -173,8 +173,7 @@ mod tests {
     use crate::types::{Limit, Route, Verdict};
 
     fn incoming(kind: Kind, body: &Bytes, end_of_stream: bool) -> Incoming {
-        let body = body.clone();
-        Incoming { kind, headers: Vec::new(), body, end_of_stream, modes: None, subset: None, served: None }
+        Incoming { body: body.clone(), end_of_stream, ..Incoming::of(kind) }
     }
 
     fn made() -> Exchange {

@@ -50,8 +50,7 @@ impl Exchange {
         let kind = message.kind;
         self.open(message, true, now);
         self.request = RequestState::Gather;
-        let rest =
-            Incoming { kind, headers: Vec::new(), body, end_of_stream, modes: None, subset, served: None };
+        let rest = Incoming { body, end_of_stream, subset, ..Incoming::of(kind) };
         self.request_body(rest, now, out);
     }
 
@@ -217,6 +216,7 @@ impl Exchange {
             subset: message.subset,
             view: self.answer_view(),
             answer_only: false,
+            origin: self.origin.clone(),
         }));
     }
 }

@@ -60,10 +60,12 @@ pub struct Incoming {
     pub subset: Option<Vec<String>>,
     /// The endpoint that the gateway says it used.
     pub served: Option<String>,
+    /// The pool that the gateway says it is for; empty where it does not.
+    pub pool: Bytes,
 }
 
 impl Incoming {
-    fn of(kind: Kind) -> Incoming {
+    pub fn of(kind: Kind) -> Incoming {
         Incoming {
             kind,
             headers: Vec::new(),
@@ -72,6 +74,7 @@ impl Incoming {
             modes: None,
             subset: None,
             served: None,
+            pool: Bytes::new(),
         }
     }
 }
@@ -108,6 +111,7 @@ pub fn decode(message: Bytes) -> Result<Option<Incoming>, Malformed> {
     }
     if let Some(incoming) = &mut incoming {
         incoming.modes = modes;
+        incoming.pool = metadata.as_mut().map(Metadata::pool).unwrap_or_default();
         match incoming.kind {
             Kind::AnswerBody => {}
             Kind::AnswerHeaders => {

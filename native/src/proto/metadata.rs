@@ -1,4 +1,4 @@
-//! Dynamic metadata: which endpoints the gateway allows, and which one it used.
+//! Dynamic metadata: which endpoints the gateway allows, which one it used, and which pool it is for.
 //!
 //! Numbers are those of `Metadata` in `envoy/config/core/v3/base.proto` and of `google/protobuf/struct.proto`.
 
@@ -10,6 +10,7 @@ const SUBSET_NAMESPACE: &[u8] = b"envoy.lb.subset_hint";
 const SUBSET_KEY: &[u8] = b"x-gateway-destination-endpoint-subset";
 const LB_NAMESPACE: &[u8] = b"envoy.lb";
 const SERVED_KEY: &[u8] = b"x-gateway-destination-endpoint-served";
+const POOL_KEY: &[u8] = b"x-gateway-inference-pool";
 
 /// `google.protobuf.Value`, as far as we look.
 #[derive(Debug, Default)]
@@ -21,11 +22,12 @@ enum Value {
     Other,
 }
 
-/// The two fields that we know, out of one Struct.
+/// The fields that we know, out of one Struct.
 #[derive(Debug, Default)]
 struct Picked {
     subset: Option<Value>,
     served: Option<Value>,
+    pool: Option<Value>,
 }
 
 /// What is in the two namespaces that we know.
@@ -33,6 +35,7 @@ struct Picked {
 pub struct Metadata {
     subset: Option<Value>,
     served: Option<Value>,
+    pool: Option<Value>,
 }
 
 impl Metadata {
@@ -55,6 +58,7 @@ impl Metadata {
                 self.subset = picked.subset;
             } else if namespace == LB_NAMESPACE {
                 self.served = picked.served;
+                self.pool = picked.pool;
             }
         }
         Ok(())
@@ -76,6 +80,14 @@ impl Metadata {
             allowed.extend(text.split(',').map(strip).filter(|part| !part.is_empty()).map(str::to_owned));
         }
         Some(allowed)
+    }
+
+    /// A copy: it stays longer than the message.
+    pub fn pool(&mut self) -> Bytes {
+        match self.pool.take() {
+            Some(Value::Text(text)) => Bytes::copy_from_slice(&text),
+            _ => Bytes::new(),
+        }
     }
 
     pub fn served(self) -> Option<String> {
@@ -136,6 +148,8 @@ fn read_struct(mut reader: Reader<'_>, mut picked: Option<&mut Picked>) -> Resul
                 picked.subset = Some(value);
             } else if key == SERVED_KEY {
                 picked.served = Some(value);
+            } else if key == POOL_KEY {
+                picked.pool = Some(value);
             }
         }
     }

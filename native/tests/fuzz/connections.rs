@@ -54,6 +54,7 @@ impl Served {
             max_streams: 20,
             max_message_bytes: 200_000,
             progress_timeout_s: 60.0,
+            max_connection_age_s: 0.0,
             answer_timeout_s: 600.0,
             ask_headers: true,
             health_checking: true,
