@@ -10,12 +10,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from epp.config.catalog import Catalog, catalog
-from epp.config.loader import Document, preset_text, read_file
+from epp.config.loader import Document, assemble, preset_text, read_file
 from epp.config.problems import ConfigError, Problem
 from epp.config.reload import ConfigWatch, Counts, Text, read_text
 from epp.datalayer.watching import Watch, folders_of
@@ -85,9 +86,8 @@ class PoolConfigs:
         self._said: set[Path] = set()
         """Files of which it was told that they mean nothing."""
         self._texts: Mapping[str, Text] = self._fetch()
-        self._shared = (self._texts[""], read_text(self._texts[""]))
-        """The default, read once for all pools."""
-        self._watch(self._texts[""], "", None)
+        self._good = self._judged(self._texts[""])
+        """The last default that was good."""
 
     def of(self, namespace: str, name: str, label: str = "") -> ConfigWatch:
         """The configuration of a pool, to be followed until `forget`; `label` is how metrics call it.
@@ -100,12 +100,13 @@ class PoolConfigs:
             return watch
         label = label or (f"{namespace}/{name}" if namespace else name)
         own = self._text(namespace, name)
+        good, document = self._good
         try:
-            watch = self._watch(own, label, self._counts)
+            watch = self._watch(own, document if own == good else None, label)
         except ConfigError as error:
-            if own is self._texts[""]:
+            if own == good:
                 raise
-            watch = self._watch(self._texts[""], label, self._counts)
+            watch = self._watch(good, document, label)
             watch.text = own
             watch.refuse(error)
         self._watches[namespace, name] = watch
@@ -122,14 +123,17 @@ class PoolConfigs:
         if self._paths():
             await Watch("the configuration", self._folders, self._look).run()
 
-    def _watch(self, text: Text, label: str, counts: Counts | None) -> ConfigWatch:
-        shared, document = self._shared
-        if text is self._texts[""] and text != shared:
-            self._shared = shared, document = text, read_text(text)
+    def _watch(self, text: Text, document: Document | None, label: str) -> ConfigWatch:
         return ConfigWatch(
-            text, self._types, document=document if text == shared else None, pool=label,
-            allow_experimental=self._experimental, counts=counts,
+            text, self._types, document=document, pool=label, allow_experimental=self._experimental,
+            counts=self._counts,
         )  # fmt: skip
+
+    def _judged(self, text: Text, document: Document | None = None) -> tuple[Text, Document]:
+        """A default, read once for all pools, if it is good. Raises ConfigError."""
+        document = document or read_text(text)
+        assemble(document, self._types, self._experimental)
+        return text, document
 
     def _text(self, namespace: str, name: str) -> Text:
         word = f"{namespace}.{name}" if namespace else name
@@ -144,6 +148,12 @@ class PoolConfigs:
         self._texts = texts
         documents: dict[Text, Document | ConfigError] = {}
         now = time.time()
+        default = texts[""]
+        if default != self._good[0]:
+            document = documents[default] = await asyncio.to_thread(_read, default)
+            with suppress(ConfigError):  # every pool that it is for will say so
+                if isinstance(document, Document):
+                    self._good = self._judged(default, document)
         for (namespace, name), watch in list(self._watches.items()):
             text = self._text(namespace, name)
             if text == watch.text and not (watch.last_error and now - watch.refused_at >= RETRY_S):
