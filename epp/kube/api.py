@@ -29,7 +29,9 @@ MAX_LINE_BYTES = 8 << 20
 MAX_ERROR_BYTES = 64 << 10
 CONNECT_S = 10.0
 EXCHANGE_S = 30.0
-SILENT_PROBES = ((socket.SO_KEEPALIVE, 1), ("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
+SILENT = "Silent"
+"""The reason where a stream was open and nothing came for long."""
+PROBES = ((socket.SO_KEEPALIVE, 1), ("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3))
 """On a watch: a peer that is gone without a word is noticed within 50 s, where the system can probe."""
 
 Params = Mapping[str, str | int]
@@ -137,13 +139,14 @@ class Kube:
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, path: str, params: Params, *, timeout_s: float
+        self, path: str, params: Params, *, timeout_s: float, silence_s: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """A watch: its lines as they come, complete ones only. Raises KubeError, also out of the iteration.
 
-        A server that ends the answer ends the iteration; after `timeout_s` it fails, however much comes.
+        A server that ends the answer ends the iteration. It fails after `timeout_s`, however much comes, and
+        where nothing comes for `silence_s`, then with the reason SILENT.
         """
-        limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S)
+        limits = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_S, sock_read=silence_s)
         with _failures():
             try:
                 async with asyncio.timeout(EXCHANGE_S):  # until the headers are there
@@ -261,8 +264,8 @@ async def _read(response: aiohttp.ClientResponse, limit_bytes: int) -> bytes:
 
 
 async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    rest = bytearray()
     with _failures():
-        rest = bytearray()
         async for chunk in response.content.iter_any():
             first, *more = chunk.split(b"\n")
             rest += first
@@ -281,7 +284,7 @@ def _probe(response: aiohttp.ClientResponse) -> None:
     sock = transport.get_extra_info("socket") if transport is not None else None
     if sock is None:
         return
-    for name, value in SILENT_PROBES:
+    for name, value in PROBES:
         level = socket.SOL_SOCKET if isinstance(name, int) else socket.IPPROTO_TCP
         option = name if isinstance(name, int) else getattr(socket, name, None)
         if option is not None:
@@ -294,6 +297,8 @@ def _failures() -> Any:
     """What can go wrong below HTTP, as a KubeError."""
     try:
         yield
+    except aiohttp.SocketTimeoutError as error:
+        raise KubeError(0, SILENT, str(error)) from error
     except TimeoutError as error:
         raise KubeError(0, "Timeout", str(error) or "no answer in time") from error
     except (aiohttp.ClientError, OSError) as error:

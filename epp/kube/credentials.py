@@ -1,7 +1,7 @@
 """Which cluster is spoken to, and as whom: a kubeconfig or the pod's own service account.
 
-The official client reads both formats, exec plugins and OpenID included. When to read them again is decided by
-the caller's monotonic clock: expiry dates are of little use to a node whose clock is wrong.
+The official client reads both formats, exec plugins and OpenID included. When they are read again is up
+to the caller's monotonic clock: expiry dates are of little use to a node whose clock is wrong.
 """
 
 from __future__ import annotations
