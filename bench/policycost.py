@@ -29,6 +29,7 @@ from request import REQUEST_HEADERS, chat_body
 
 from epp.app import App, Options
 from epp.config.loader import load_preset
+from epp.config.sources import PoolConfigs, preset
 from epp.datalayer.load import Load
 from epp.director import Director
 from epp.domain.request import RequestHead, Usage
@@ -107,7 +108,7 @@ class Bench:
 
     def play(self, director: Director, times: int) -> None:
         """Ask about so many requests, as the door does."""
-        clock, bodies, endpoints = time.monotonic, self.bodies, self.app.store.endpoints
+        clock, bodies, endpoints = time.monotonic, self.bodies, self.app.pool.known.store.endpoints
         waiting = self.open
         for number in range(times):
             if self.scrapes and number % SCRAPE_EVERY == 0:
@@ -129,7 +130,7 @@ class Bench:
         call.end(Ending.NATURAL, Report(True, False, now, now, 200, usage))
 
     def _scrape(self, endpoint: Any, now: float) -> None:
-        self.app.store.report(endpoint, Load(waiting=0.0, running=0.0, kv_used=0.1), now)
+        self.app.pool.known.store.report(endpoint, Load(waiting=0.0, running=0.0, kv_used=0.1), now)
 
     def stages(self, director: Director, times: int) -> dict[str, float]:
         """Seconds in each of the door's calls."""
@@ -175,9 +176,12 @@ def head_of(now: float) -> RequestHead:
 
 def watched(app: App, loaded: Any, spent: dict[str, float]) -> Director:
     """A director of the same rooms with clocks around them, and a scheduler that times every plugin."""
-    d = app.director
-    scheduler = loaded.scheduler(app.ledger, clock=time.perf_counter, sink=PluginTimes(spent), timed_every=1)
-    app.store.observe(scheduler)
+    d = app.pool.generation.director
+    known = app.pool.known
+    scheduler = loaded.scheduler(
+        known.ledger, clock=time.perf_counter, sink=PluginTimes(spent), timed_every=1
+    )
+    known.store.observe(scheduler)
     rooms: dict[str, Any] = {
         "parsers": d.parsers, "gate": d.gate, "store": d.store, "scheduler": scheduler, "ledger": d.ledger,
         "metrics": d.metrics, "decisions": d.decisions,
@@ -219,7 +223,7 @@ def held_objects(app: App) -> float:
     bench = Bench(app, 0.1, open_=1000)
     gc.collect()
     before = len(gc.get_objects())
-    bench.play(app.director, 1000)
+    bench.play(app.pool.generation.director, 1000)
     held = len(gc.get_objects()) - before
     bench.finish()
     return held / 1000
@@ -237,16 +241,16 @@ def measure(bench: Bench, loaded: Any, size_kb: float, repeat: int, profile: boo
 
     def whole() -> dict[str, float]:
         began = time.process_time()
-        bench.play(app.director, times)
+        bench.play(app.pool.generation.director, times)
         return {"whole": time.process_time() - began}
 
-    bench.play(app.director, WARM_UP if size_kb < 10 else times)
+    bench.play(app.pool.generation.director, WARM_UP if size_kb < 10 else times)
     with collector_seconds() as taken:
         total = best(whole)["whole"]
     click.echo(f"{size_kb:g} KB: whole {total / times * 1e6:.1f} us", nl=False)
     click.echo(f", of it the collector {taken[0] / times / ROUNDS * 1e6:.2f} us", nl=False)
     click.echo(f", held {held_objects(app):.1f} objects")
-    calls = best(lambda: bench.stages(app.director, times))
+    calls = best(lambda: bench.stages(app.pool.generation.director, times))
     _table(calls, times, 0.05)
     spent: dict[str, float] = defaultdict(float)
     director = watched(app, loaded, spent)
@@ -262,7 +266,7 @@ def measure(bench: Bench, loaded: Any, size_kb: float, repeat: int, profile: boo
     if profile:
         profiler = cProfile.Profile()
         profiler.enable()
-        bench.play(app.director, times)
+        bench.play(app.pool.generation.director, times)
         profiler.disable()
         pstats.Stats(profiler).sort_stats("tottime").print_stats(40)
 
@@ -278,8 +282,8 @@ async def run(endpoints: int, open_: int, repeat: int, scrapes: bool, profile: b
         named = [f'{{name: engine-{i}, address: 127.0.0.1, port: "{8000 + i}"}}' for i in range(endpoints)]
         file.write_text(f"endpoints: [{', '.join(named)}]\n")
         options = Options(endpoints_file=file, secure_serving=False, tracing=False)
-        app = App(options, load_preset())
-        app.feeds.load()
+        app = App(options, PoolConfigs(preset()))
+        app.pool.load()
         for size_kb in (0.1, 32, 400):
             bench = Bench(app, size_kb, open_=open_, scrapes=scrapes)
             measure(bench, load_preset(), size_kb, repeat, profile)

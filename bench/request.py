@@ -24,7 +24,7 @@ from envoy.service.ext_proc.v3 import external_processor_pb2 as pb
 from gateway_load import chat_body
 
 from epp.app import App, Options
-from epp.config.loader import load_preset
+from epp.config.sources import PoolConfigs, preset
 from epp.domain.views import Door
 from epp.extproc.codec import decode, encode
 from epp.extproc.exchange import Exchange
@@ -137,9 +137,9 @@ async def run(repeat: int, profile: bool) -> None:
         named = [f'{{name: engine-{i}, address: 127.0.0.1, port: "{8000 + i}"}}' for i in range(8)]
         endpoints.write_text(f"endpoints: [{', '.join(named)}]\n")
         options = Options(endpoints_file=endpoints, secure_serving=False, tracing=False)
-        app = App(options, load_preset())
-        app.feeds.load()
-        measure(app.director, repeat, profile)
+        app = App(options, PoolConfigs(preset()))
+        app.pool.load()
+        measure(app.pool.generation.director, repeat, profile)
 
 
 @click.command(help=__doc__)

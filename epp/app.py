@@ -1,6 +1,6 @@
 """Composition root: builds every room, hands views and sinks down, and owns the running process.
 
-Start: configuration -> rooms -> endpoints known -> listeners. Stop (SIGTERM, SIGINT): not ready at once, but
+Start: configuration -> pools -> endpoints known -> listeners. Stop (SIGTERM, SIGINT): not ready at once, but
 requests are still taken; when no stream is open any more, or at the deadline, the listeners close.
 """
 
@@ -11,45 +11,33 @@ import logging
 import os
 import secrets
 import signal
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from pathlib import Path
 from random import Random
-from time import monotonic, perf_counter
+from time import monotonic
 
 import grpc.aio
 
-from epp.adapters import PluginCounts, Reach, ScrapeCounts, SizedIndex, entries_of
-from epp.admission.gate import Gate
 from epp.config.loaded import Loaded
-from epp.config.own import Observe, OwnBlock
-from epp.datalayer.inflight import Ledger
-from epp.datalayer.objectives import Objectives
-from epp.datalayer.observation.gateways import Mode
-from epp.datalayer.observation.observation import Observation, Rules, SettledLedger
-from epp.datalayer.outliers import Outliers, recover
-from epp.datalayer.store import Store
-from epp.director import Director
-from epp.domain.controls import DEFAULT_FLOW
-from epp.domain.views import EndpointObserver
-from epp.extproc import native
-from epp.extproc.certificates import from_directory, self_signed
-from epp.extproc.grpcio import GrpcioTransport
+from epp.config.sources import PoolConfigs
+from epp.datalayer.models import ModelProber
+from epp.datalayer.pace import Pace
+from epp.datalayer.scrape import Scraper
+from epp.domain.views import Door
 from epp.extproc.health import Health, serve_health
-from epp.extproc.native import NativeTransport
-from epp.extproc.transport import Limits, Tls, Transport
-from epp.feeds import Feeds, open_trust
-from epp.flowcontrol import open_queues, show_flow
+from epp.feeds import Files, files_of
+from epp.generation import Services
+from epp.listeners import open_transport, transport_name
+from epp.options import Options as Options
 from epp.parsing.select import Parsers
-from epp.rooms import Settings
+from epp.pool import Pool, open_pool
+from epp.pools import Pools
 from epp.telemetry.metrics import Limits as MetricLimits
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.otel import open_tracer
 from epp.telemetry.reasons import DecisionLog
-from epp.web.server import WebOptions, WebServer
+from epp.telemetry.refusals import RefusalLog
+from epp.web.server import WebServer
 
 log = logging.getLogger("epp.app")
 
@@ -62,58 +50,21 @@ _EVERYBODY = (
     "them; `trust` in the `epp:` block says from whom to take them"
 )
 _TICK_S = 0.05
-_TIMED_EVERY = 32
-"""Plugins are timed in one of so many decisions: timing them all costs a tenth of a decision."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The flags of `epp serve`, in their units."""
-
-    pool_name: str = "default"
-    bind_address: str = "[::]"
-    transport: str = ""
-    """`native` or `grpcio`; empty for native where it is installed."""
-    grpc_port: int = 9002
-    grpc_health_port: int = 9003
-    health_checking: bool = False
-    grpc_reflection: bool = False
-    grpc_max_recv_bytes: int = 0
-    grpc_max_send_bytes: int = -1
-    stream_metrics: bool = False
-    secure_serving: bool = True
-    cert_path: Path | None = None
-    cert_reload: bool = False
-    web: WebOptions = field(default_factory=WebOptions)
-    drain_timeout_s: float = 30.0
-    endpoints_file: Path | None = None
-    objectives_path: Path | None = None
-    objectives_pool: str = ""
-    """Only its objectives count; empty for every pool's."""
-    scrape_interval_s: float | None = None
-    staleness_s: float = 2.0
-    subset_filter: bool = True
-    emit_scores: bool = False
-    tracing: bool = True
-    notices: tuple[str, ...] = ()
-
-
-def _given(path: str) -> Path | None:
-    return Path(path) if path else None
-
-
-def _new_id() -> str:
-    return str(uuid.uuid4())
+_PINS = 100
+"""Pools whose models are looked at in one second."""
 
 
 class App:
     """One running picker."""
 
-    def __init__(self, options: Options, loaded: Loaded, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, options: Options, configs: PoolConfigs, environ: Mapping[str, str] | None = None
+    ) -> None:
         """Raises ValueError or OSError for options that cannot be used."""
         self.options = options
+        self.configs = configs
+        loaded = configs.default
         own = loaded.own
-        self.transport_name = options.transport or ("native" if native.is_built() else "grpcio")
         self._draining = False
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -124,93 +75,55 @@ class App:
             stream_metrics=options.stream_metrics,
             limits=MetricLimits() if own.trust is None else MetricLimits(flows=own.trust.max_fairness_ids),
         )
-        self.ledger = Ledger()
-        self.outliers = None
-        if own.outliers.enabled:
-            self.outliers = Outliers(
-                Random(secrets.randbits(64)), base_s=own.outliers.base_time, cap_s=own.outliers.max_time
-            )
-        self.observation = _observation(own.observe, self.ledger)
-        self.store = Store(observers=[self.ledger, self.observation], health=self.outliers)
-        self.scheduler = loaded.scheduler(
-            self.ledger, clock=perf_counter, sink=PluginCounts(self.metrics), timed_every=_TIMED_EVERY
-        )
-        self.store.observe(self.scheduler)
-        self.decisions = DecisionLog(own.decision_log_size)
-        self.objectives = Objectives(own.objectives.default_priority)
-        self.trust, self._secret_file = open_trust(own.trust, environ)
-        self.metrics.pin_flows((DEFAULT_FLOW, *(self.trust.tenants or ())))
         self.tracer = open_tracer(options.tracing, environ)
-        self.feeds = Feeds(
-            loaded.data,
-            self.store,
-            endpoints_file=options.endpoints_file,
-            scrape_interval_s=options.scrape_interval_s,
-            scrape_budget=own.scrape.cpu_share,
-            errors=ScrapeCounts(self.metrics),
-            reachability=None if self.outliers is None else Reach(self.outliers, self.metrics),
-            first_tokens=self.observation,
-            objectives=self.objectives,
-            objectives_path=options.objectives_path or _given(own.objectives.path),
-            pool=options.objectives_pool,
-        )
-        settled = SettledLedger(self.ledger, self.observation, monotonic)
-        self.metrics.watch_pool(options.pool_name, self.store, settled, monotonic, options.staleness_s)
-        self.metrics.watch_answers(self.observation)
-        for step in loaded.plugins:
-            if isinstance(step.plugin, SizedIndex):
-                self.metrics.watch_prefix_index(step.name, step.type_name, partial(entries_of, step.plugin))
-        chance = Random(secrets.randbits(64))
-        self.queues = open_queues(
-            loaded,
-            store=self.store,
-            ledger=self.ledger,
-            objectives=self.objectives,
-            clock=monotonic,
-            chance=chance,
-        )
-        self.director = director = Director(
-            parsers=Parsers(loaded.parsers),
-            scheduler=self.scheduler,
-            gate=Gate(loaded.detector.plugin, self.ledger),
-            store=self.store,
-            ledger=self.ledger,
-            outliers=self.outliers,
-            models=self.feeds.models,
-            observation=self.observation,
-            queues=self.queues,
-            trust=self.trust,
-            objectives=self.objectives,
+        self._waiting: set[str] = set()
+        self.services = Services(
             metrics=self.metrics,
             tracer=self.tracer,
-            decisions=self.decisions,
-            settings=Settings(options.subset_filter, options.emit_scores, own.reasons_header),
+            decisions=DecisionLog(own.decision_log_size),
+            refusals=RefusalLog(),
+            scraper=Scraper(pace=Pace(budget=own.scrape.cpu_share)),
+            prober=ModelProber(),
+            chance=Random(secrets.randbits(64)),
             clock=monotonic,
-            seed=partial(chance.getrandbits, 32),
+            environ=environ,
+            waiting=self._hurry,
+            scrape_interval_s=options.scrape_interval_s,
+            staleness_s=options.staleness_s,
+            subset_filter=options.subset_filter,
+            emit_scores=options.emit_scores,
         )
+        configs.count(self.metrics.configs)
+        self.one: Pool | None = None
+        self.many: Pools | None = None
+        kube = options.kube
+        if kube is not None and kube.many:
+            self.many = Pools(self.services, configs, from_header=kube.trust_pool_header)
+        else:
+            files = None if kube is not None else self._files(loaded)
+            self.one = open_pool(options.pool_name, configs.of("", options.pool_name), self.services, files)
+        door: Door | None = self.one or self.many
+        assert door is not None
         self.health = Health(lambda: not self.missing())
-        self.transport = self._transport(director, own)
+        self.transport_name = transport_name(options)
+        self.transport = open_transport(
+            options,
+            own.limits,
+            door,
+            sink=self.metrics,
+            health=self.health,
+            early=loaded.flow is not None or self.many is not None,
+            scan=Parsers(loaded.parsers).scannable,
+        )
         self.metrics.watch_transport(self.transport_name, self.transport.collect)
-        if self.queues is not None:
-            self.queues.on_waiting = self.transport.hurry
-        if isinstance(loaded.detector.plugin, EndpointObserver):
-            self.store.observe(loaded.detector.plugin)
         self.web = WebServer(
             options.web,
             metrics=self.metrics,
             ready=self.missing,
-            plugins_state=self.scheduler.dump_state,
-            decisions=self.decisions,
-            refusals=self.director.refusals,
-            flow=show_flow(
-                loaded,
-                self.queues,
-                metrics=self.metrics,
-                pool=options.pool_name,
-                store=self.store,
-                inflight=self.ledger,
-                clock=monotonic,
-            ),
+            plugins_state=lambda: self.pool.generation.scheduler.dump_state(),
+            decisions=self.services.decisions,
+            refusals=self.services.refusals,
+            flow=self.pool.page,
         )
         self._health_server: grpc.aio.Server | None = None
         self.health_port = 0
@@ -222,62 +135,35 @@ class App:
         )
         self.metrics.config_notices(len(loaded.notices))
 
-    def _transport(self, director: Director, own: OwnBlock) -> Transport:
-        options = self.options
-        limits = Limits(
-            max_body_bytes=own.limits.max_body_bytes,
-            max_buffered_bytes=own.limits.max_buffered_bytes,
-            max_streams=own.limits.max_streams,
-            progress_timeout_s=own.limits.progress_timeout,
-            answer_timeout_s=own.limits.answer_timeout,
-            max_message_bytes=options.grpc_max_recv_bytes,
-        )
-        address = f"{options.bind_address}:{options.grpc_port}"
-        tls = self._tls()
-        if self.transport_name == "native":
-            return NativeTransport(
-                director,
-                address=address,
-                sink=self.metrics,
-                new_id=_new_id,
-                limits=limits,
-                tls=tls,
-                reload_tls=options.cert_reload,
-                ready=(lambda: not self.missing()) if options.health_checking else None,
-                scan=director.parsers.scannable,
-                early=self.queues is not None,
-            )
-        return GrpcioTransport(
-            director,
-            address=address,
-            sink=self.metrics,
-            new_id=_new_id,
-            limits=limits,
-            tls=tls,
-            reload_tls=options.cert_reload,
-            reflection=options.grpc_reflection,
-            servicers=(self.health.register,) if options.health_checking else (),
-            max_send_bytes=options.grpc_max_send_bytes,
+    def _hurry(self, label: str, waiting: bool) -> None:
+        """While requests wait for others to end anywhere, ends are told at once."""
+        before = bool(self._waiting)
+        (self._waiting.add if waiting else self._waiting.discard)(label)
+        if bool(self._waiting) is not before:
+            self.transport.hurry(not before)
+
+    def _files(self, loaded: Loaded) -> Files:
+        return files_of(
+            loaded,
+            endpoints_file=self.options.endpoints_file,
+            objectives_path=self.options.objectives_path,
+            pool=self.options.objectives_pool,
         )
 
-    def _tls(self) -> Callable[[], Tls] | None:
-        if not self.options.secure_serving:
-            return None
-        if self.options.cert_path is not None:
-            source = from_directory(self.options.cert_path)
-            try:
-                source()
-            except (OSError, ValueError) as error:
-                raise ValueError(f"--cert-path {self.options.cert_path}: {error}") from error
-            return source
-        pair = self_signed()
-        return lambda: pair
+    @property
+    def pool(self) -> Pool:
+        """The one pool, where there is but one."""
+        assert self.one is not None
+        return self.one
+
+    def pools(self) -> Iterable[Pool]:
+        return (self.one,) if self.one is not None else self.many or ()
 
     def missing(self) -> Sequence[str]:
         """What is missing until we are ready; nothing means ready."""
-        reasons = []
-        if not self.store.synced:
-            reasons.append("the pool's endpoints are not known yet")
+        reasons: list[str] = []
+        if self.one is not None and not reasons:
+            reasons += self.one.missing()
         if self._draining:
             reasons.append("shutting down")
         return reasons
@@ -285,7 +171,8 @@ class App:
     async def run(self) -> None:
         """Serve until stopped. Raises OSError for taken ports, EndpointsFileError and ObjectivesError for
         what is wrong in the first files."""
-        self.feeds.load()
+        if self.one is not None:
+            self.one.load()
         await self.transport.start()
         try:
             self._health_server, self.health_port = await serve_health(
@@ -296,14 +183,15 @@ class App:
             except OSError as error:
                 raise OSError(f"--metrics-port {self.options.web.port}: {error}") from error
             async with asyncio.TaskGroup() as tasks:
-                owned = [
-                    *(tasks.create_task(work) for work in self.feeds.work()),
-                    tasks.create_task(self._report()),
+                work = [
+                    *(() if self.one is None else self.one.work()),
+                    self.configs.run(),
+                    self.services.scraper.run(),
+                    self.services.prober.run(),
+                    self._tick(),
+                    self._report(),
                 ]
-                if self._secret_file is not None:
-                    owned.append(tasks.create_task(self._secret_file.run()))
-                if self.outliers is not None:
-                    owned.append(tasks.create_task(recover(self.outliers, monotonic)))
+                owned = [tasks.create_task(one) for one in work]
                 self._say_started()
                 await self._until_drained()
                 for task in owned:
@@ -342,7 +230,7 @@ class App:
 
     async def _close(self) -> None:
         grace_s = 0.0
-        if self.queues is not None and self.queues.shutdown():
+        if sum([pool.shutdown() for pool in self.pools()]):
             grace_s = _LAST_WORDS_S
         await self.transport.stop(grace_s)
         if self._health_server is not None:
@@ -351,22 +239,25 @@ class App:
         await asyncio.to_thread(self.tracer.close)
         log.info("stopped")
 
+    async def _tick(self) -> None:
+        """What pools do by the clock: one loop for all of them."""
+        while True:
+            await asyncio.sleep(0.1)
+            now = monotonic()
+            for pool in self.pools():
+                pool.tick(now)
+
     async def _report(self) -> None:
-        """Scraping's pace, for the metrics page and, where it changed, the log; the pool's models by name."""
+        """Scraping's pace, for the metrics page and, where it changed, the log; the pools' models by name."""
         said = 0.0
-        shown: object = None
+        turn = 0
         while True:
             await asyncio.sleep(1.0)
-            self.observation.settle(monotonic())
-            models = self.store.snapshot.models
-            if models is not shown:
-                shown = models
-                # Names that clients make up cannot crowd these out of the metrics.
-                self.metrics.pin_models(name for names in models if names for name in names)
-            scraper = self.feeds.scraper
-            if scraper is None:
-                continue
-            state = scraper.state(monotonic())
+            pools = list(self.pools())
+            for pool in (pools[turn:] + pools[:turn])[:_PINS]:
+                pool.pin_models()
+            turn = (turn + _PINS) % max(1, len(pools))
+            state = self.services.scraper.state(monotonic())
             self.metrics.scrape_interval(state.interval_s)
             if state.answering and state.interval_s != said:
                 said = state.interval_s
@@ -384,18 +275,5 @@ class App:
         log.info(
             "serving ext_proc on port %d (%s, %s), gRPC health on %d, metrics on %d; %d endpoints",
             self.transport.port, self.transport_name, "TLS" if self.options.secure_serving else "plain text",
-            self.health_port, self.web.port, len(self.store),
+            self.health_port, self.web.port, sum(len(pool.known.store) for pool in self.pools()),
         )  # fmt: skip
-
-
-def _observation(own: Observe, ledger: Ledger) -> Observation:
-    always = own.always
-    return Observation(
-        ledger,
-        Random(secrets.randbits(64)),
-        mode=Mode(own.mode),
-        rules=Rules(always.header.lower(), frozenset(always.models), frozenset(always.objectives)),
-        interval_s=own.sample_interval,
-        rate=own.samples_per_second,
-        prefill_rate=own.prefill_tokens_per_second,
-    )

@@ -1,101 +1,83 @@
-"""What feeds the store: discovery, name resolution, scraping and model lists, as the configuration asks.
+"""What tells a pool of its endpoints and objectives where no cluster does: files, and names in DNS.
 
-And what feeds the objectives and the secret behind which control headers are believed.
+And the secret behind which control headers are believed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from epp.admission.trust import Trust
-from epp.config.data import FILE_DISCOVERY, DataSettings
+from epp.config.data import FILE_DISCOVERY
+from epp.config.loaded import Loaded
 from epp.config.objectives import read_objectives
 from epp.config.trust import Trust as TrustBlock
-from epp.datalayer.counting import FirstTokens, Reachability, ScrapeErrors
+from epp.datalayer.counting import ScrapeErrors
 from epp.datalayer.endpoints_file import EndpointsFileError
 from epp.datalayer.files import FileDiscovery
-from epp.datalayer.models import ModelProbe, ModelProber
-from epp.datalayer.objectives import ObjectiveFiles, Objectives
-from epp.datalayer.pace import DEFAULT_INTERVAL_S, Pace
+from epp.datalayer.objectives import ObjectiveFiles
 from epp.datalayer.resolve import Resolver
-from epp.datalayer.scrape import Scraper
 from epp.datalayer.secret_file import SecretFile
-from epp.datalayer.store import Store
-from epp.domain.endpoint import EndpointSpec
+from epp.known import Known
 
 OBJECTIVES = "objectives"
 """Their name where refused files are counted."""
 
 
-class Feeds:
-    """Builds the writers of one store. `load` once, then run every coroutine of `work` until cancelled."""
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where a pool is described."""
 
-    def __init__(
-        self,
-        data: DataSettings,
-        store: Store,
-        *,
-        endpoints_file: Path | None,
-        scrape_interval_s: float | None,
-        scrape_budget: float,
-        errors: ScrapeErrors,
-        reachability: Reachability | None = None,
-        first_tokens: FirstTokens | None = None,
-        objectives: Objectives | None = None,
-        objectives_path: Path | None = None,
-        pool: str = "",
-    ) -> None:
-        """Raises ValueError without any discovery, OSError for TLS files that cannot be used.
+    endpoints: Path
+    watch: bool = True
+    objectives: Path | None = None
+    pool: str = ""
+    """Only its objectives count; empty for every pool's."""
 
-        Objectives are those of `pool`; of every pool when it is empty.
-        """
-        self._resolver = Resolver(lambda specs: store.set_endpoints(specs, monotonic()))
-        if endpoints_file is not None and data.discovery is not None:
-            raise ValueError("--endpoints-file and a file-discovery plugin exclude each other")
-        if endpoints_file is not None:
-            path, watch = endpoints_file, True
-        elif data.discovery is not None:
-            path, watch = Path(data.discovery.path), data.discovery.watch_file
-        else:
-            raise ValueError(
-                "no endpoints: give --endpoints-file, or a file-discovery plugin under dataLayer.discovery "
-                "(finding endpoints through Kubernetes is not supported yet)"
-            )
+
+def files_of(
+    loaded: Loaded, *, endpoints_file: Path | None, objectives_path: Path | None, pool: str
+) -> Files:
+    """The flags win over the configuration. Raises ValueError without any discovery, or with two."""
+    discovery, path = loaded.data.discovery, loaded.own.objectives.path
+    objectives = objectives_path or (Path(path) if path else None)
+    if endpoints_file is not None and discovery is not None:
+        raise ValueError("--endpoints-file and a file-discovery plugin exclude each other")
+    if endpoints_file is not None:
+        return Files(endpoints_file, True, objectives, pool)
+    if discovery is not None:
+        return Files(Path(discovery.path), discovery.watch_file, objectives, pool)
+    raise ValueError(
+        "no endpoints: give --endpoints-file, a file-discovery plugin under dataLayer.discovery, or, in a "
+        "cluster, --pool-name with a kubeconfig or service account, --endpoint-selector or --all-pools"
+    )
+
+
+class FileFeeds:
+    """`load` once, then run every coroutine of `work` until cancelled."""
+
+    def __init__(self, files: Files, known: Known, errors: ScrapeErrors) -> None:
+        store = known.store
         self._errors = errors
-        self._files = FileDiscovery(path, self._found, watch=watch, refused=self._file_refused)
+        self._resolver = Resolver(lambda specs: store.set_endpoints(specs, monotonic()))
+        self._files = FileDiscovery(
+            files.endpoints, self._resolver.set_specs, watch=files.watch, refused=self._refused
+        )
         self._objectives: ObjectiveFiles | None = None
-        if objectives is not None and objectives_path is not None:
+        if files.objectives is not None:
             self._objectives = ObjectiveFiles(
-                objectives_path,
-                objectives,
-                partial(read_objectives, pool=pool),
+                files.objectives,
+                known.objectives,
+                partial(read_objectives, pool=files.pool),
                 refused=partial(errors.poll_errors, OBJECTIVES),
             )
-        self.scraper: Scraper | None = None
-        if data.scrape is not None:
-            self.scraper = Scraper(pace=Pace(budget=scrape_budget))
-            self.scraper.join(
-                store,
-                source=data.scrape.source,
-                engines=data.engines,
-                interval_s=data.scrape.interval_s or scrape_interval_s or DEFAULT_INTERVAL_S,
-                errors=errors,
-                reachability=reachability,
-                first_tokens=first_tokens,
-            )
-        self._prober = ModelProber()
-        self.models: ModelProbe | None = None
-        if data.models is not None:
-            self.models = self._prober.join(store, source=data.models, errors=errors)
 
-    def _found(self, specs: Sequence[EndpointSpec]) -> None:
-        self._resolver.set_specs(specs)
-
-    def _file_refused(self, error: EndpointsFileError) -> None:
+    def _refused(self, error: EndpointsFileError) -> None:
         self._errors.poll_errors(FILE_DISCOVERY)
 
     def load(self) -> None:
@@ -104,15 +86,11 @@ class Feeds:
             self._objectives.load()
         self._files.load()
 
-    def work(self) -> list[Coroutine[Any, Any, None]]:
+    def work(self) -> Sequence[Coroutine[Any, Any, None]]:
         """What is to run; each ends only by cancellation, or at once when there is nothing to watch."""
         work = [self._files.run(), self._resolver.run()]
         if self._objectives is not None:
             work.append(self._objectives.run())
-        if self.scraper is not None:
-            work.append(self.scraper.run())
-        if self.models is not None:
-            work.append(self._prober.run())
         return work
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -14,9 +14,6 @@ from epp.admission.saturation import UtilizationParameters
 from epp.admission.stages import StagedDetector
 from epp.admission.ticket import Outcome
 from epp.config.loaded import Loaded
-from epp.datalayer.inflight import Ledger
-from epp.datalayer.objectives import Objectives
-from epp.datalayer.store import Store
 from epp.domain.request import Request
 from epp.domain.units import duration_s
 from epp.domain.views import Clock, InflightView, SnapshotSource
@@ -27,24 +24,17 @@ from epp.web.flow import FlowPage
 
 
 def open_queues(
-    loaded: Loaded, *, store: Store, ledger: Ledger, objectives: Objectives, clock: Clock, chance: Random
+    loaded: Loaded, *, store: SnapshotSource, ledger: InflightView, clock: Clock, chance: Random
 ) -> Queues | None:
-    """None where the feature gate `flowControl` is closed: then the gate alone decides."""
+    """None where the feature gate `flowControl` is closed: then the gate alone decides.
+
+    Whoever owns them calls `changed` when there is a new snapshot, and `provision` with the priorities.
+    """
     if loaded.flow is None:
         return None
     control: FlowControl[Place] = FlowControl(loaded.flow, clock())
     detector = StagedDetector(loaded.detector.plugin)
-    queues = Queues(control, detector, store=store, inflight=ledger, clock=clock, chance=chance.random)
-    store.on_change = queues.changed
-    objectives.observe(_provisioner(control, clock))
-    return queues
-
-
-def _provisioner(control: FlowControl[Place], clock: Clock) -> Callable[[frozenset[int]], None]:
-    def provision(priorities: frozenset[int]) -> None:
-        control.registry.provision(priorities, clock())
-
-    return provision
+    return Queues(control, detector, store=store, inflight=ledger, clock=clock, chance=chance.random)
 
 
 def show_flow(

@@ -14,8 +14,10 @@ class KubeOptions:
 
     kubeconfig: Path | None = None
     """None: KUBECONFIG, else the pod's service account."""
-    namespace: str = "default"
-    """Empty for all of them (many pools only)."""
+    namespace: str = ""
+    """Empty for that of the credentials."""
+    all_namespaces: bool = False
+    """Many pools only."""
     pool_group: str = "inference.networking.k8s.io"
     endpoint_selector: str = ""
     """Pods by labels instead of an InferencePool."""
@@ -23,8 +25,8 @@ class KubeOptions:
     many: bool = False
     """Every pool that `pool_selector` takes, instead of the one named."""
     pool_selector: str = ""
-    config_dir: Path | None = None
-    """`<namespace>.<pool>.yaml` for pools with a configuration of their own."""
+    trust_pool_header: bool = False
+    """Many pools: a request header may name the pool."""
     elect: bool = False
     """Only the leader of the replicas is ready."""
 
@@ -55,9 +57,6 @@ class Options:
     objectives_path: Path | None = None
     objectives_pool: str = ""
     """Only its objectives count; empty for every pool's."""
-    config_file: Path | None = None
-    """Watched; None where the configuration cannot change."""
-    allow_experimental: bool = False
     kube: KubeOptions | None = None
     scrape_interval_s: float | None = None
     staleness_s: float = 2.0

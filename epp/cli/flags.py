@@ -77,6 +77,28 @@ class LogLevel(click.ParamType[int]):
         return int(text)
 
 
+class Ports(click.ParamType[tuple[int, ...]]):
+    """`8000,8001`: 1 to 8 ports; of repeated ones the first counts."""
+
+    name = "ports"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        ports: dict[int, None] = {}
+        for word in filter(None, (word.strip() for word in str(value).split(","))):
+            if not (word.isascii() and word.isdigit() and 1 <= int(word) <= 65535):
+                self.fail(f"{word!r} is not a port from 1 to 65535; write them like 8000,8001", param, ctx)
+            ports[int(word)] = None
+        if len(ports) > MAX_TARGET_PORTS:
+            self.fail(f"{len(ports)} ports; a pool has at most {MAX_TARGET_PORTS}", param, ctx)
+        return tuple(ports)
+
+
+MAX_TARGET_PORTS = 8
+PORTS = Ports()
 BOOL, DURATION, SIZE, PORT = GoBool(), GoDuration(), ByteSize(), click.IntRange(0, 65535)
 
 
@@ -93,9 +115,6 @@ class Flag:
     """Accepted with this notice at start, because there is nothing for it to do here."""
 
 
-_KUBERNETES = (
-    "finding endpoints through Kubernetes is not supported yet; use --endpoints-file or file-discovery"
-)
 _METRIC_NAMES = (
     "metric names are set in the configuration: core-metrics-extractor, engineConfigs (the flag is gone "
     "from the reference picker too)"
@@ -108,16 +127,23 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--objectives-path",), click.Path(), "", "file or folder of InferenceObjective documents, watched"),
     Flag(("--preset",), str, "", "built-in policy, when no configuration is given; see epp plugins --presets"),
     Flag(("--allow-experimental-plugins",), BOOL, False, "accept plugins of level alpha"),
-    Flag(("--pool-name",), str, "", "name of the pool in metrics"),
-    Flag(("--pool-namespace",), str, "", no_effect="it names the pool's Kubernetes namespace"),
-    Flag(("--pool-group",), str, "", no_effect="it names the pool's Kubernetes API group"),
-    Flag(("--endpoint-selector",), refused=_KUBERNETES),
-    Flag(("--endpoint-target-ports",), refused=_KUBERNETES),
-    Flag(("--ha-enable-leader-election",), BOOL, False, refused="leader election is not supported yet"),
+    Flag(("--pool-name",), str, "", "InferencePool to serve; without a cluster the pool's name in metrics"),
+    Flag(("--pool-namespace",), str, "", "namespace of pools and pods; else the variable NAMESPACE, else that of the credentials"),
+    Flag(("--pool-group",), str, "inference.networking.k8s.io", "API group of the InferencePool; inference.networking.x-k8s.io is v1alpha2"),
+    Flag(("--endpoint-selector",), str, "", "pods by labels, without an InferencePool; needs --endpoint-target-ports"),
+    Flag(("--endpoint-target-ports",), PORTS, (), "1 to 8 ports of each such pod, as 8000,8001; each is an endpoint"),
+    Flag(("--all-pools",), BOOL, False, "serve every InferencePool of the namespace"),
+    Flag(("--pool-selector",), str, "", "serve every InferencePool with these labels"),
+    Flag(("--all-namespaces",), BOOL, False, "with --all-pools or --pool-selector: of every namespace"),
+    Flag(("--pool-config-dir",), click.Path(), "", "with many pools: folder with <namespace>.<pool>.yaml for those with a configuration of their own"),
+    Flag(("--trust-pool-header",), BOOL, False, "take the pool from the request header x-gateway-inference-pool; only where clients cannot set it"),
+    Flag(("--kubeconfig",), click.Path(), "", "credentials for the cluster; else KUBECONFIG, else the pod's service account"),
+    Flag(("--ha-enable-leader-election",), BOOL, False, "only the replica that holds the Lease is ready"),
     Flag(("--transport",), click.Choice(["auto", "native", "grpcio"]), "auto", "what serves ext_proc; auto: native where it is installed"),
     Flag(("--grpc-port",), PORT, 9002, "ext_proc port"),
     Flag(("--grpc-health-port",), PORT, 9003, "gRPC health port, plain text"),
     Flag(("--metrics-port",), PORT, 9090, "port of /metrics, /healthz, /readyz and /debug"),
+    Flag(("--models-port",), click.IntRange(0, 65535), None, "port of GET /v1/models over all pools; open to all who reach it"),
     Flag(("--bind-address",), str, "[::]", "address of the three listeners; 127.0.0.1 for loopback only"),
     Flag(("--health-checking",), BOOL, False, "serve gRPC health on the ext_proc port too"),
     Flag(("--grpc-reflection",), BOOL, False, "serve gRPC reflection on the ext_proc port"),
@@ -133,8 +159,8 @@ FLAGS: tuple[Flag, ...] = (
         ("--tls-cipher-suites",),
         refused="the native transport's ciphers are fixed; with --transport grpcio set the environment variable GRPC_SSL_CIPHER_SUITES (OpenSSL names) before the start",
     ),
-    Flag(("--metrics-endpoint-auth",), BOOL, True, "ask for a bearer token on the metrics port"),
-    Flag(("--metrics-token-file",), click.Path(), "", "file with that token; without it there is no check"),
+    Flag(("--metrics-endpoint-auth",), BOOL, True, "ask for a bearer token on the metrics port: in a cluster one that may GET its paths, else that of --metrics-token-file"),
+    Flag(("--metrics-token-file",), click.Path(), "", "file with the token to ask for; outside a cluster there is no check without it"),
     Flag(("--metrics-client-ca-file",), click.Path(), "", "CA whose client certificates /metrics asks for"),
     Flag(("--metrics-cert-dir",), click.Path(), "", "directory with tls.crt and tls.key of the metrics port"),
     Flag(("--enable-pprof",), BOOL, True, "serve /debug/pprof on the metrics port"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import resource
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import click
 
 from epp.cli.flags import add_flags, notices, pool_name
 from epp.datalayer.pace import MIN_INTERVAL_S
+from epp.domain.pool import POOL_GROUPS
 
 
 @click.command(context_settings={"max_content_width": 110})
@@ -29,9 +31,9 @@ def serve(**flags: Any) -> None:
         configure(_log_options(flags))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    loaded = _load(flags)
-    options = _options(flags)
-    raise SystemExit(_run(options, loaded))
+    configs = _configs(flags)
+    options = _options(flags, configs.default.data.discovery is not None)
+    raise SystemExit(_run(options, configs))
 
 
 def _log_options(flags: dict[str, Any]) -> Any:
@@ -47,35 +49,41 @@ def _log_options(flags: dict[str, Any]) -> Any:
     )
 
 
-def _load(flags: dict[str, Any]) -> Any:
-    """The configuration, built; a wrong one ends the process with every mistake on stderr."""
-    from epp.config.loader import load_file, load_preset, load_text
+def _configs(flags: dict[str, Any]) -> Any:
+    """Where configurations come from, read; a wrong one ends the process with every mistake on stderr."""
     from epp.config.problems import ConfigError
+    from epp.config.sources import PoolConfigs, fixed, preset
 
     given = [name for name in ("config_file", "config_text", "preset") if flags[name]]
     if len(given) > 1:
         names = " and ".join("--" + name.replace("_", "-") for name in given)
         raise click.UsageError(f"{names} exclude each other")
-    alpha = flags["allow_experimental_plugins"]
     try:
         if flags["config_file"]:
-            return load_file(flags["config_file"], allow_experimental=alpha)
-        if flags["config_text"]:
-            return load_text(flags["config_text"], source="--config-text", allow_experimental=alpha)
-        return load_preset(flags["preset"]) if flags["preset"] else load_preset()
+            default: Any = Path(flags["config_file"])
+        elif flags["config_text"]:
+            default = fixed(flags["config_text"], "--config-text")
+        else:
+            default = preset(flags["preset"])
+        return PoolConfigs(
+            default,
+            _path(flags["pool_config_dir"]),
+            allow_experimental=flags["allow_experimental_plugins"],
+        )
     except ConfigError as error:
         click.echo(str(error), err=True)
         raise SystemExit(1) from error
 
 
-def _options(flags: dict[str, Any]) -> Any:
-    from epp.app import Options
+def _options(flags: dict[str, Any], discovered: bool) -> Any:
+    from epp.options import Options
     from epp.web.server import WebOptions
 
     if flags["tls_min_version"] not in ("", "VersionTLS12"):
         raise click.UsageError(
             "--tls-min-version: only VersionTLS12, where this transport begins, can be set"
         )
+    kube = _kube(flags, discovered)
     host = flags["bind_address"].strip("[]")
     web = WebOptions(
         host=None if host == "::" else host,
@@ -106,12 +114,76 @@ def _options(flags: dict[str, Any]) -> Any:
         objectives_path=_path(flags["objectives_path"]),
         # Where the pool has no name, nobody can have meant another by naming one.
         objectives_pool=pool_name(flags["pool_name"], fallback=""),
+        kube=kube,
+        models_port=flags["models_port"],
         scrape_interval_s=flags["refresh_metrics_interval"],
         staleness_s=flags["metrics_staleness_threshold"],
         subset_filter=not flags["disable_endpoint_subset_filter"],
         emit_scores=flags["emit_endpoint_scores"],
         tracing=flags["tracing"],
-        notices=(*notices(sys.argv[1:]), *_idle(flags)),
+        notices=(*notices(sys.argv[1:]), *_idle(flags), *_alone(flags, kube)),
+    )
+
+
+def _kube(flags: dict[str, Any], discovered: bool) -> Any:
+    """Where in a cluster the endpoints are; None where files tell them. Raises UsageError for flags that do
+    not go together."""
+    from epp.options import KubeOptions
+
+    many = flags["all_pools"] or bool(flags["pool_selector"])
+    selected = bool(flags["endpoint_selector"])
+    in_cluster = bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
+    credentials = bool(flags["kubeconfig"] or os.environ.get("KUBECONFIG")) or in_cluster
+    asked = [
+        name
+        for name, given in (
+            ("--all-pools", flags["all_pools"]),
+            ("--pool-selector", flags["pool_selector"]),
+            ("--endpoint-selector", selected),
+            ("--kubeconfig", flags["kubeconfig"]),
+            ("--ha-enable-leader-election", flags["ha_enable_leader_election"]),
+        )
+        if given
+    ]
+    if flags["endpoints_file"] or discovered:
+        if asked:
+            raise click.UsageError(
+                f"{asked[0]} is for endpoints in a cluster, but they come from a file: leave out "
+                "--endpoints-file and file-discovery, or the flag"
+            )
+        return None
+    if not asked and not (flags["pool_name"] and credentials):
+        return None
+    if flags["all_pools"] and flags["pool_selector"]:
+        raise click.UsageError("--all-pools and --pool-selector exclude each other")
+    if many and (selected or flags["pool_name"]):
+        other = "--endpoint-selector" if selected else "--pool-name"
+        raise click.UsageError(f"{other} means one pool, {asked[0]} many: give one of them")
+    if not many and not selected and not flags["pool_name"]:
+        raise click.UsageError("--pool-name is required: which InferencePool is to be served?")
+    if selected and not flags["endpoint_target_ports"]:
+        raise click.UsageError("--endpoint-selector needs --endpoint-target-ports, like 8000")
+    if flags["endpoint_target_ports"] and not selected:
+        raise click.UsageError("--endpoint-target-ports goes with --endpoint-selector; a pool has its own")
+    for flag in ("all_namespaces", "pool_config_dir", "trust_pool_header"):
+        if flags[flag] and not many:
+            name = "--" + flag.replace("_", "-")
+            raise click.UsageError(f"{name} goes with --all-pools or --pool-selector")
+    if flags["all_namespaces"] and flags["pool_namespace"]:
+        raise click.UsageError("--all-namespaces and --pool-namespace exclude each other")
+    if flags["pool_group"] not in POOL_GROUPS:
+        raise click.UsageError(f"--pool-group is one of {', '.join(POOL_GROUPS)}")
+    return KubeOptions(
+        kubeconfig=_path(flags["kubeconfig"]),
+        namespace=flags["pool_namespace"] or os.environ.get("NAMESPACE", ""),
+        all_namespaces=flags["all_namespaces"],
+        pool_group=flags["pool_group"],
+        endpoint_selector=flags["endpoint_selector"],
+        target_ports=flags["endpoint_target_ports"],
+        many=many,
+        pool_selector=flags["pool_selector"],
+        trust_pool_header=flags["trust_pool_header"],
+        elect=flags["ha_enable_leader_election"],
     )
 
 
@@ -148,6 +220,18 @@ def _idle(flags: dict[str, Any]) -> list[str]:
     return said
 
 
+def _alone(flags: dict[str, Any], kube: Any) -> list[str]:
+    """Flags of a cluster that were given without one."""
+    if kube is not None:
+        return []
+    given = {argument.partition("=")[0] for argument in sys.argv[1:]}
+    return [
+        f"{flag} has no effect: endpoints come from a file, not from a cluster"
+        for flag in ("--pool-namespace", "--pool-group")
+        if flag in given
+    ]
+
+
 def raise_file_limit() -> None:
     """As many open files as we may have: every endpoint and every gateway's connection is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -161,7 +245,7 @@ def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _run(options: Any, loaded: Any) -> int:
+def _run(options: Any, configs: Any) -> int:
     import uvloop
 
     from epp.app import App
@@ -170,7 +254,7 @@ def _run(options: Any, loaded: Any) -> int:
     raise_file_limit()
 
     async def main() -> None:
-        app = App(options, loaded)
+        app = App(options, configs)
         app.stop_on_signals()
         # What is there now stays; requests are freed by their reference counts. Looking for circles among
         # thousands of open ones every few milliseconds would take a tenth of the time, in pauses.

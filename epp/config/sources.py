@@ -88,6 +88,12 @@ class PoolConfigs:
         self._texts: Mapping[str, Text] = self._fetch()
         self._good = self._judged(self._texts[""])
         """The last default that was good."""
+        self.default = assemble(self._good[1], self._types, allow_experimental)
+        """That of the start; belongs to no pool."""
+
+    def count(self, counts: Counts) -> None:
+        """Tell of every load of a pool's configuration from now on."""
+        self._counts = counts
 
     def of(self, namespace: str, name: str, label: str = "") -> ConfigWatch:
         """The configuration of a pool, to be followed until `forget`; `label` is how metrics call it.

@@ -12,6 +12,7 @@ POOL_GROUP = "inference.networking.k8s.io"
 """Of InferencePool v1; what a reference to a pool means when it names no group."""
 LEGACY_POOL_GROUP = "inference.networking.x-k8s.io"
 """Of InferencePool v1alpha2."""
+POOL_GROUPS = (POOL_GROUP, LEGACY_POOL_GROUP)
 PICKER_PORT = 9002
 """What v1alpha2 means where a pool names no port of its picker."""
 

@@ -1,7 +1,8 @@
 """gRPC health, with the service names that charts and gateways probe.
 
-Any name gets the same answer, unknown ones too: probes of different charts use `inference-extension`,
-`liveness`, `readiness`, the ext_proc service or no name at all.
+`liveness` is served as long as the process is well enough to answer. Every other name, unknown ones too,
+tells whether requests should come: probes of different charts use `readiness`, `inference-extension`, the
+ext_proc service or no name at all.
 """
 
 from __future__ import annotations
@@ -11,28 +12,31 @@ from collections.abc import Callable
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-_NAMES = ("", "liveness", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor")
+LIVENESS = "liveness"
+_NAMES = ("", LIVENESS, "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor")
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
     """Check and List; Watch is left unimplemented, as probes poll."""
 
     def __init__(self, ready: Callable[[], bool]) -> None:
-        self._ready = ready
+        self.ready = ready
 
     def register(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self, server)
 
-    async def Check(self, request: object, context: object) -> health_pb2.HealthCheckResponse:  # noqa: N802
-        return health_pb2.HealthCheckResponse(status=self._status())
+    async def Check(  # noqa: N802
+        self, request: health_pb2.HealthCheckRequest, context: object
+    ) -> health_pb2.HealthCheckResponse:
+        return health_pb2.HealthCheckResponse(status=self._status(request.service))
 
     async def List(self, request: object, context: object) -> health_pb2.HealthListResponse:  # noqa: N802
-        status = health_pb2.HealthCheckResponse(status=self._status())
-        return health_pb2.HealthListResponse(statuses=dict.fromkeys(_NAMES, status))
+        statuses = {name: health_pb2.HealthCheckResponse(status=self._status(name)) for name in _NAMES}
+        return health_pb2.HealthListResponse(statuses=statuses)
 
-    def _status(self) -> int:
+    def _status(self, service: str) -> int:
         known = health_pb2.HealthCheckResponse
-        return int(known.SERVING if self._ready() else known.NOT_SERVING)
+        return int(known.SERVING if service == LIVENESS or self.ready() else known.NOT_SERVING)
 
 
 async def serve_health(health: Health, address: str) -> tuple[grpc.aio.Server, int]:

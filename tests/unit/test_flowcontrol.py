@@ -61,9 +61,11 @@ class House:
         objectives.replace({"low": Objective("low", -1)})
         self.metrics = Metrics()
         queues = open_queues(
-            loaded, store=self.store, ledger=self.ledger, objectives=objectives, clock=self.clock,
-            chance=Random(1),
-        )  # fmt: skip
+            loaded, store=self.store, ledger=self.ledger, clock=self.clock, chance=Random(1)
+        )
+        if queues is not None:
+            self.store.on_change = queues.changed
+            queues.provision(objectives.priorities)
         self.page = show_flow(
             loaded, queues, metrics=self.metrics, pool="pool", store=self.store, inflight=self.ledger,
             clock=self.clock,

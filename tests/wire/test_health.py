@@ -8,7 +8,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from epp.extproc.health import Health, serve_health
 
 
-async def test_health_answers_any_name() -> None:
+async def test_any_name_tells_readiness_but_that_of_liveness() -> None:
     ready = [False]
     server, port = await serve_health(Health(lambda: ready[0]), "127.0.0.1:0")
     try:
@@ -17,10 +17,14 @@ async def test_health_answers_any_name() -> None:
             serving_status = health_pb2.HealthCheckResponse.SERVING
             for state in (False, True):
                 ready[0] = state
-                for name in ("", "liveness", "readiness", "inference-extension", "anything"):
+                for name in ("", "readiness", "inference-extension", "anything"):
                     answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
                     assert (answer.status == serving_status) is state
-            listed = await stub.List(health_pb2.HealthListRequest())
-            assert "envoy.service.ext_proc.v3.ExternalProcessor" in listed.statuses
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service="liveness"))
+                assert answer.status == serving_status
+            ready[0] = False
+            listed = (await stub.List(health_pb2.HealthListRequest())).statuses
+            assert listed["envoy.service.ext_proc.v3.ExternalProcessor"].status != serving_status
+            assert listed["liveness"].status == serving_status
     finally:
         await server.stop(0)

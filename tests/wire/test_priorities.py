@@ -49,7 +49,7 @@ async def test_an_objective_from_a_file_is_shed_until_the_file_says_otherwise(tm
         assert await status(channel, x_llm_d_inference_objective="batch") == (429, [])
         path.write_text(OBJECTIVE % 1)
         async with asyncio.timeout(10):
-            while app.objectives.priority("batch") != 1:
+            while app.pool.known.objectives.priority("batch") != 1:
                 await asyncio.sleep(0.01)
         assert await status(channel, x_llm_d_inference_objective="batch") == (200, [])
 

@@ -23,7 +23,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from epp.app import App, Options
 from epp.cli.serve import _idle, serve
-from epp.config.loader import load_text
+from epp.config.sources import PoolConfigs, fixed
 from epp.extproc.certificates import self_signed
 from epp.web.server import WebOptions
 from tests.wire import gateway as gw
@@ -52,7 +52,7 @@ async def running(folder: Path, drain_timeout_s: float = 5.0, config: str = PLAI
     if "epp:" not in config:
         # Nobody listens where the endpoints are said to be.
         config += "epp: {outliers: {enabled: false}}\n"
-    app = App(options, load_text(config, source="test"), environ={})
+    app = App(options, PoolConfigs(fixed(config, "test")), environ={})
     serving = asyncio.ensure_future(app.run())
     async with asyncio.timeout(10):
         while not app.health_port or app.web._runner is None:
@@ -72,7 +72,7 @@ async def test_a_refused_endpoints_file_is_counted(tmp_path: Path) -> None:
         (tmp_path / "endpoints.yaml").write_text("endpoints: 5")
         while 'poll_errors_total{source_type="file-discovery"} 1' not in "".join(app.metrics.render()):
             await asyncio.sleep(0.01)
-        assert len(app.store) == 2
+        assert len(app.pool.known.store) == 2
 
 
 @pytest.mark.parametrize("taken", ["grpc_port", "grpc_health_port", "metrics_port"])
@@ -87,7 +87,7 @@ async def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: 
             web=WebOptions(host="127.0.0.1", port=ports["metrics_port"], auth=False),
             endpoints_file=endpoints_file(tmp_path, "127.0.0.1"), tracing=False,
         )  # fmt: skip
-        app = App(options, load_text(PLAIN, source="test"), environ={})
+        app = App(options, PoolConfigs(fixed(PLAIN, "test")), environ={})
         with pytest.raises(OSError, match=r"cannot listen|address already in use"):
             await app.run()
         for port in (app.transport.port, app.health_port):
@@ -185,11 +185,13 @@ async def test_several_endpoints_are_a_list_in_header_and_metadata(tmp_path: Pat
         first, second = named.split(",")
         assert {first, second} == {"127.0.0.1:8000", "127.0.0.2:8000"}
         await call.read()
-        slots = [endpoint.slot for endpoint in map(app.store.by_authority, (first, second)) if endpoint]
-        assert app.ledger.requests(np.asarray(slots)).tolist() == [1, 0]
+        slots = [
+            endpoint.slot for endpoint in map(app.pool.known.store.by_authority, (first, second)) if endpoint
+        ]
+        assert app.pool.known.ledger.requests(np.asarray(slots)).tolist() == [1, 0]
         await call.write(gw.answer_headers(served=second))
         await call.read()
-        assert app.ledger.requests(np.asarray(slots)).tolist() == [0, 1]
+        assert app.pool.known.ledger.requests(np.asarray(slots)).tolist() == [0, 1]
         call.cancel()
 
 
@@ -198,7 +200,7 @@ async def test_names_that_clients_make_up_do_not_crowd_out_the_pools_models(tmp_
         for index in range(1100):
             app.metrics.request(f"made-up-{index}", "", "", 0)
         assert app.metrics.request("served", "served", "", 0).key[0] == "other"
-        app.store.set_models(app.store.endpoints[0], frozenset({"served"}), 0.0)
+        app.pool.known.store.set_models(app.pool.known.store.endpoints[0], frozenset({"served"}), 0.0)
         while app.metrics.request("served", "served", "", 0).key[0] != "served":
             await asyncio.sleep(0.01)
 
@@ -237,7 +239,7 @@ async def test_streams_that_outlast_the_deadline_are_cut_off(tmp_path: Path) -> 
                 await asyncio.sleep(0.005)
         app.stop(patient=True)
         assert await call.code() is not grpc.StatusCode.OK
-        assert app.ledger.open_entries == 0
+        assert app.pool.known.ledger.open_entries == 0
 
 
 def epp(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -254,8 +256,15 @@ def epp(*arguments: str) -> subprocess.CompletedProcess[str]:
     ("arguments", "words"),
     [
         (["--grcp-port", "1"], "--grpc-port"),
-        (["--endpoint-selector", "app=x"], "Kubernetes is not supported yet"),
-        (["--ha-enable-leader-election"], "leader election is not supported yet"),
+        (["--endpoint-selector", "app=x"], "needs --endpoint-target-ports"),
+        (["--endpoint-selector", "app=x", "--endpoint-target-ports", "80,x"], "'x' is not a port"),
+        (["--endpoint-target-ports", "1,2,3,4,5,6,7,8,9"], "at most 8"),
+        (["--ha-enable-leader-election"], "--pool-name is required"),
+        (["--all-pools", "--pool-selector", "a=b"], "exclude each other"),
+        (["--all-pools", "--pool-name", "a"], "give one of them"),
+        (["--kubeconfig", "k", "--pool-name", "a", "--all-namespaces"], "goes with --all-pools"),
+        (["--kubeconfig", "k", "--pool-name", "a", "--pool-group", "x"], "--pool-group is one of"),
+        (["--all-pools", "--endpoints-file", "e"], "--all-pools is for endpoints in a cluster"),
         (["--kv-cache-usage-percentage-metric=x"], "engineConfigs"),
         (["--tls-cipher-suites=a"], "GRPC_SSL_CIPHER_SUITES"),
         (["--tls-min-version=VersionTLS13"], "VersionTLS12"),

@@ -1,0 +1,168 @@
+"""What one configuration makes of a pool: its policy, its queues, and who asks its endpoints.
+
+A reload puts another generation in its place. Requests that are on their way end in the one that began them;
+what is known of the pool lasts and is handed from one to the next, as are plugins and queues whose
+configuration did not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from time import perf_counter
+
+from epp.adapters import PluginCounts, Reach, ScrapeCounts, SizedIndex
+from epp.admission.gate import Gate
+from epp.config.loaded import Loaded
+from epp.datalayer.models import ModelProbe, ModelProber
+from epp.datalayer.observation.observation import SettledLedger
+from epp.datalayer.pace import DEFAULT_INTERVAL_S
+from epp.datalayer.scrape import Scraper
+from epp.datalayer.scraped import Joined
+from epp.director import Director
+from epp.domain.controls import DEFAULT_FLOW
+from epp.domain.views import Clock, EndpointObserver
+from epp.feeds import open_trust
+from epp.flowcontrol import open_queues, show_flow
+from epp.known import Known
+from epp.parsing.select import Parsers
+from epp.queues import Queues
+from epp.rooms import Settings
+from epp.telemetry.metrics import Metrics
+from epp.telemetry.reasons import DecisionLog
+from epp.telemetry.refusals import RefusalLog
+from epp.telemetry.tracing import Tracer
+from epp.web.flow import FlowPage
+
+TIMED_EVERY = 32
+"""Plugins are timed in one of so many decisions: timing them all costs a tenth of a decision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What all pools of a process share."""
+
+    metrics: Metrics
+    tracer: Tracer
+    decisions: DecisionLog
+    refusals: RefusalLog
+    scraper: Scraper
+    prober: ModelProber
+    chance: Random
+    clock: Clock
+    environ: Mapping[str, str]
+    waiting: Callable[[str, bool], None]
+    """Told by each pool when something begins to wait for others to end there, and when nothing does."""
+    scrape_interval_s: float | None = None
+    staleness_s: float = 2.0
+    subset_filter: bool = True
+    emit_scores: bool = False
+
+
+class Generation:
+    """Everything of a pool that a configuration decides. `begin` it once the one before has left."""
+
+    def __init__(
+        self, label: str, loaded: Loaded, known: Known, services: Services, before: Generation | None = None
+    ) -> None:
+        """Raises ValueError or OSError for what cannot be used; `before` is untouched then."""
+        self.label = label
+        self.loaded = loaded
+        self._known = known
+        self._services = services
+        own, metrics, clock = loaded.own, services.metrics, services.clock
+        self.trust, self.secret_file = open_trust(own.trust, services.environ)
+        self.scheduler = loaded.scheduler(
+            known.ledger, clock=perf_counter, sink=PluginCounts(metrics), timed_every=TIMED_EVERY
+        )
+        self.detector = loaded.detector.plugin
+        self.page: FlowPage | None = None
+        self.queues: Queues | None
+        if before is not None and before._same_queues(loaded):
+            self.queues, self.page = before.queues, before.page
+        else:
+            self.queues = open_queues(
+                loaded, store=known.store, ledger=known.ledger, clock=clock, chance=services.chance
+            )
+        self.models: ModelProbe | None = None
+        if loaded.data.models is not None:
+            errors = ScrapeCounts(metrics)
+            self.models = services.prober.join(known.store, source=loaded.data.models, errors=errors)
+        self._scrapes: Joined | None = None
+        self.director = Director(
+            parsers=Parsers(loaded.parsers),
+            scheduler=self.scheduler,
+            gate=Gate(self.detector, known.ledger),
+            store=known.store,
+            ledger=known.ledger,
+            outliers=known.outliers,
+            models=self.models,
+            observation=known.observation,
+            queues=self.queues,
+            trust=self.trust,
+            objectives=known.objectives,
+            rewrites=known.rewrites,
+            homes=known.homes,
+            outputs=known.outputs,
+            metrics=metrics,
+            tracer=services.tracer,
+            decisions=services.decisions,
+            refusals=services.refusals,
+            settings=Settings(services.subset_filter, services.emit_scores, own.reasons_header),
+            clock=clock,
+            seed=partial(services.chance.getrandbits, 32),
+        )
+
+    def _same_queues(self, loaded: Loaded) -> bool:
+        return self.loaded.flow is loaded.flow and self.loaded.detector.plugin is loaded.detector.plugin
+
+    def begin(self) -> FlowPage:
+        """From now on requests come here. Returns the page that shows its queues."""
+        known, services, data = self._known, self._services, self.loaded.data
+        metrics, clock = services.metrics, services.clock
+        metrics.pin_flows((DEFAULT_FLOW, *(self.trust.tenants or ())))
+        if data.scrape is not None:
+            interval_s = data.scrape.interval_s or services.scrape_interval_s or DEFAULT_INTERVAL_S
+            self._scrapes = services.scraper.join(
+                known.store,
+                source=data.scrape.source,
+                engines=data.engines,
+                interval_s=interval_s,
+                errors=ScrapeCounts(metrics),
+                reachability=None if known.outliers is None else Reach(known.outliers, metrics),
+                first_tokens=known.observation,
+            )
+        if self.page is None:
+            if self.queues is not None:
+                self.queues.on_waiting = partial(services.waiting, self.label)
+            self.page = show_flow(
+                self.loaded, self.queues, metrics=metrics, pool=self.label, store=known.store,
+                inflight=known.ledger, clock=clock,
+            )  # fmt: skip
+        return self.page
+
+    def leave(self) -> None:
+        """No request begins here any more."""
+        if self._scrapes is not None:
+            self._scrapes.leave()
+        if self.models is not None:
+            self.models.leave()
+
+    def forget(self, slot: int) -> None:
+        """EndpointObserver: the slot is freed, or given to another."""
+        self.scheduler.forget(slot)
+        if isinstance(self.detector, EndpointObserver):
+            self.detector.forget(slot)
+
+    def indexes(self) -> Iterator[tuple[str, str, SizedIndex]]:
+        """Prefix indexes with their names and types."""
+        for step in self.loaded.plugins:
+            if isinstance(step.plugin, SizedIndex):
+                yield step.name, step.type_name, step.plugin
+
+
+def settled(known: Known, clock: Clock) -> SettledLedger:
+    """The pool's ledger for readers outside of a request."""
+    return SettledLedger(known.ledger, known.observation, clock)

@@ -1,0 +1,199 @@
+"""Many pools in one process: which one a stream is for, and pools that come and go.
+
+The gateway says it, by what clients cannot write: metadata of its gRPC call or of its filters
+(`x-gateway-inference-pool`, `namespace/name`), else the Service under whose name it calls us, as the pool
+names it. A request header of that name counts only where it is said that the gateway sets it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+
+from epp.config.sources import PoolConfigs
+from epp.domain.errors import Answer, Reason, Refused, answer_of
+from epp.domain.pool import PoolSpec
+from epp.domain.request import Body, RequestHead, Scanned
+from epp.domain.views import Abort, AnswerHead, Call, Ending, Report, Verdict
+from epp.generation import Services
+from epp.pool import Pool, open_pool
+
+log = logging.getLogger("epp.pools")
+
+POOL_HEADER = "x-gateway-inference-pool"
+_SHOWN_CHARS = 200
+
+
+class OnePool:
+    """A PoolWorld with one pool, which is there before the cluster knows it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.spec: PoolSpec | None = None
+
+    def pool_came(self, pool: PoolSpec) -> Pool:
+        self.spec = pool
+        return self._pool
+
+    def pool_changed(self, pool: PoolSpec) -> None:
+        self.spec = pool
+
+    def pool_went(self, namespace: str, name: str) -> None:
+        self.spec = None
+        self._pool.set_endpoints(())
+
+
+class Pools:
+    """A Door and a PoolWorld."""
+
+    def __init__(self, services: Services, configs: PoolConfigs, *, from_header: bool = False) -> None:
+        """`from_header`: a request header may name the pool."""
+        self._services = services
+        self._configs = configs
+        self._from_header = from_header
+        self._by_key: dict[str, Pool] = {}
+        self._specs: dict[str, PoolSpec] = {}
+        self._by_name: dict[str, list[Pool]] = {}
+        self._by_service: dict[str, list[Pool]] = {}
+        """By `service.namespace` of the picker that the pool names."""
+
+    def __iter__(self) -> Iterator[Pool]:
+        return iter(tuple(self._by_key.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    @property
+    def by_key(self) -> Mapping[str, Pool]:
+        """By `namespace/name`."""
+        return self._by_key
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def open(self, head: RequestHead, abort: Abort | None = None) -> Call:
+        named = head.pool or (head.headers.get(POOL_HEADER, "") if self._from_header else "")
+        found = self._find(named, head.authority)
+        if isinstance(found, Pool):
+            return found.open(head, abort)
+        return _Unknown(self._services, found, head.request_id)
+
+    def open_answer(self, pool: str = "", authority: str = "") -> Call:
+        found = self._find(pool, authority)
+        return found.open_answer() if isinstance(found, Pool) else _Unknown(self._services, found, "")
+
+    def _find(self, named: str, authority: str) -> Pool | str:
+        """The pool, or why there is none."""
+        if named:
+            pool = self._by_key.get(named)
+            if pool is not None:
+                return pool
+            called = self._by_name.get(named, ())
+            if len(called) == 1:
+                return called[0]
+            return self._unknown(named, len(called))
+        if self._by_service and authority:
+            called = self._by_service.get(_service(authority), ())
+            if len(called) == 1:
+                return called[0]
+        if len(self._by_key) == 1:
+            return next(iter(self._by_key.values()))
+        if not self._by_key:
+            return "the endpoint picker serves no pool"
+        return (
+            f"the gateway does not say which of {len(self._by_key)} pools the request is for: neither by "
+            f"{POOL_HEADER} in its metadata nor by the name of a Service that one pool alone names"
+        )
+
+    def _unknown(self, named: str, called: int) -> str:
+        shown = named[:_SHOWN_CHARS]
+        if called:
+            return f"{called} pools are called {shown!r}: their namespace has to be said, as namespace/name"
+        near = get_close_matches(named, self._by_key, 1)
+        return f"there is no pool {shown!r}" + (f"; did the gateway mean {near[0]!r}?" if near else "")
+
+    # -- the cluster ---------------------------------------------------------------------------------------
+
+    def pool_came(self, pool: PoolSpec) -> Pool:
+        key = pool.key
+        made = open_pool(key, self._configs.of(pool.namespace, pool.name), self._services)
+        self._by_key[key] = made
+        self._by_name.setdefault(pool.name, []).append(made)
+        self._specs[key] = pool
+        self._index(pool, made)
+        return made
+
+    def pool_changed(self, pool: PoolSpec) -> None:
+        made = self._by_key[pool.key]
+        self._unindex(self._specs[pool.key], made)
+        self._specs[pool.key] = pool
+        self._index(pool, made)
+
+    def pool_went(self, namespace: str, name: str) -> None:
+        key = f"{namespace}/{name}"
+        made = self._by_key.pop(key)
+        self._unindex(self._specs.pop(key), made)
+        _drop(self._by_name, name, made)
+        self._configs.forget(namespace, name)
+        made.close()
+
+    def _index(self, spec: PoolSpec, pool: Pool) -> None:
+        if spec.picker_service:
+            service = f"{spec.picker_service}.{spec.namespace}"
+            self._by_service.setdefault(service, []).append(pool)
+
+    def _unindex(self, spec: PoolSpec, pool: Pool) -> None:
+        _drop(self._by_service, f"{spec.picker_service}.{spec.namespace}", pool)
+
+
+def _service(authority: str) -> str:
+    """`picker.default.svc.cluster.local:9002` -> `picker.default`."""
+    return ".".join(authority.partition(":")[0].split(".")[:2])
+
+
+def _drop(index: dict[str, list[Pool]], key: str, pool: Pool) -> None:
+    held = index.get(key)
+    if held is not None and pool in held:
+        held.remove(pool)
+        if not held:
+            del index[key]
+
+
+class _Unknown:
+    """A Call for no pool."""
+
+    __slots__ = ("_refused", "_request_id", "_services")
+
+    def __init__(self, services: Services, why: str, request_id: str) -> None:
+        self._services = services
+        self._refused = Refused(Reason.POOL_NOT_FOUND, why)
+        self._request_id = request_id
+
+    def allow(self, subset: tuple[str, ...]) -> None:
+        pass
+
+    def refuse_early(self) -> Answer | None:
+        return self.refuse(self._refused)
+
+    def refuse(self, refused: Refused) -> Answer:
+        metrics = self._services.metrics
+        metrics.refused(refused)
+        metrics.request("", "", "", None).error(refused.reason.canonical)
+        self._services.refusals.record(
+            refused, self._request_id, model="", priority=0, fairness_id="", waited_s=0.0
+        )
+        return answer_of(refused, self._request_id)
+
+    def decide(
+        self, body: Body, *, truncated: bool = False, scanned: Scanned | None = None
+    ) -> Verdict | Awaitable[Verdict]:
+        return self.refuse(self._refused)
+
+    def answered(self, head: AnswerHead) -> Sequence[tuple[str, str]]:
+        return ()
+
+    def first_token(self, at: float) -> None:
+        pass
+
+    def end(self, ending: Ending, report: Report) -> None:
+        self._services.metrics.ended(ending)
