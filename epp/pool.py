@@ -64,7 +64,7 @@ class Pool:
     def open(self, head: RequestHead, abort: Abort | None = None) -> RequestCall:
         return self.generation.director.open(head, abort)
 
-    def open_answer(self) -> RequestCall:
+    def open_answer(self, authority: str = "", pool: str = "") -> RequestCall:
         return self.generation.director.open_answer()
 
     # -- discovery -----------------------------------------------------------------------------------------

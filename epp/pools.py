@@ -78,7 +78,7 @@ class Pools:
             return found.open(head, abort)
         return _Unknown(self._services, found, head.request_id)
 
-    def open_answer(self, pool: str = "", authority: str = "") -> Call:
+    def open_answer(self, authority: str = "", pool: str = "") -> Call:
         found = self._find(pool, authority)
         return found.open_answer() if isinstance(found, Pool) else _Unknown(self._services, found, "")
 
