@@ -57,8 +57,8 @@ class Saturation:
     detector: str
     source: SaturationView
 
-    def families(self) -> tuple[tuple[str, Callable[[], Iterable[Cell]]], ...]:
-        return (table.SATURATION.name, self._stages), (table.STALE.name, self._stale)
+    def read(self) -> tuple[tuple[str, list[Cell]], ...]:
+        return (table.SATURATION.name, self._stages()), (table.STALE.name, self._stale())
 
     def _stages(self) -> list[Cell]:
         stages = self.source.by_stage()
@@ -101,33 +101,45 @@ class QueueMeter:
         pair = self._ended.get(outcome)
         if pair is None:
             waits = self.outcomes[outcome] = Histogram(table.QUEUE_DURATION.bounds)
-            pair = waits.observe, self._flow.enqueued(self.key, outcome).observe
+            pair = waits.observe, self._flow.totals.enqueue(self.key, outcome).observe
             self._ended[outcome] = pair
         pair[0](waited_s)
         pair[1](enqueue_s)
 
 
-class FlowMetrics:
-    """Written by the event loop alone. `most`: label sets; from there on the fairness id is `other`, from
-    twice that on all is."""
+class FlowTotals:
+    """What the queues of all pools count together, as its labels do not name the pool. `most`: label sets of
+    all pools; from there on fairness ids are `other`, from twice that on all is."""
 
-    def __init__(
-        self, pool: str, view: QueuesView, clock: Clock, *, models: Names, flows: Names, most: int
-    ) -> None:
+    def __init__(self, models: Names, flows: Names, most: int, most_of_a_pool: int) -> None:
+        self.models = models
+        self.flows = flows
+        self.most = most
+        self.most_of_a_pool = most_of_a_pool
+        self.held = 0
+        """Label sets of all pools."""
+        self.cycles = Histogram(table.DISPATCH_CYCLE.bounds)
+        self.enqueued: dict[Key, Histogram] = {}
+
+    def enqueue(self, labels: Key, outcome: str) -> Histogram:
+        flow, priority = labels[:2]
+        return self.enqueued.setdefault((flow, priority, outcome), Histogram(table.ENQUEUE_DURATION.bounds))
+
+
+class FlowMetrics:
+    """The queues of one pool. Written by the event loop alone."""
+
+    def __init__(self, pool: str, view: QueuesView, clock: Clock, totals: FlowTotals) -> None:
         self.pool = pool
-        self._view = view
+        self.view = view
         self._clock = clock
-        self._models = models
-        self._flows = flows
-        self._most = most
+        self.totals = totals
         self._meters: dict[tuple[str, str, str, int], QueueMeter] = {}
         self.known = self._meters.get
         """(model, target model, fairness id, priority) -> its meter, or None: then ask `meter`."""
         self._shown: dict[Key, QueueMeter] = {}
         """The same by their labels."""
-        self._enqueued: dict[Key, Histogram] = {}
-        self._cycles = Histogram(table.DISPATCH_CYCLE.bounds)
-        self.ran = self._cycles.observe
+        self.ran = totals.cycles.observe
         """One run over the queues took so many seconds."""
         self._aborted: dict[int, float] = {}
         """Aborted and not ended: number -> when."""
@@ -146,23 +158,31 @@ class FlowMetrics:
 
     def _admit(self, model: str, target: str, flow: str, priority: int) -> QueueMeter:
         raw = (model, target, flow, priority)
-        model, target, flow = self._models(model), self._models(target), self._flows(flow)
-        if len(self._shown) >= self._most:
+        totals = self.totals
+        model, target, flow = totals.models(model), totals.models(target), totals.flows(flow)
+        if self._full(1):
             flow = OTHER
         labels = (flow, str(priority), self.pool, model, target)
-        if labels not in self._shown and len(self._shown) >= 2 * self._most:
+        if labels not in self._shown and self._full(2):
             labels = (OTHER, OTHER, self.pool, OTHER, OTHER)
         meter = self._shown.get(labels)
         if meter is None:
             meter = self._shown[labels] = QueueMeter(self, labels)
+            totals.held += 1
             if raw == (model, target, flow, priority):
                 # Names beyond the limits are no key of their own: clients make them up.
                 self._meters[raw] = meter
         return meter
 
-    def enqueued(self, labels: Key, outcome: str) -> Histogram:
-        flow, priority = labels[:2]
-        return self._enqueued.setdefault((flow, priority, outcome), Histogram(table.ENQUEUE_DURATION.bounds))
+    def _full(self, times: int) -> bool:
+        totals = self.totals
+        return len(self._shown) >= times * totals.most_of_a_pool or totals.held >= times * totals.most
+
+    def close(self) -> None:
+        """Nothing of it is shown any more."""
+        self.totals.held -= len(self._shown)
+        self._shown.clear()
+        self._meters.clear()
 
     def revoked(self, seq: int, demand: int, now: float) -> None:
         """A running request was told to end, for one of priority `demand` that waits."""
@@ -193,53 +213,61 @@ class FlowMetrics:
         """Aborted requests by the priority for which they had to go."""
         return self._issued
 
-    def families(self) -> tuple[tuple[str, Callable[[], Iterable[Cell]]], ...]:
-        pool = self.pool
-        return (
-            (table.QUEUE_DURATION.name, self._durations),
-            (table.DISPATCH_CYCLE.name, lambda: [((), self._cycles)]),
-            (table.ENQUEUE_DURATION.name, lambda: tuple(self._enqueued.items())),
-            (table.QUEUE_SIZE.name, lambda: [(m.key, m.waiting) for m in self._used()]),
-            (table.QUEUE_BYTES.name, lambda: [(m.key, m.bytes) for m in self._used()]),
-            (table.BAND_REQUESTS.name, lambda: self._bands(lambda share: share.requests)),
-            (table.BAND_BYTES.name, lambda: self._bands(lambda share: share.bytes)),
-            (table.ALL_REQUESTS.name, lambda: [((pool,), self._view.all().requests)]),
-            (table.ALL_BYTES.name, lambda: [((pool,), self._view.all().bytes)]),
-            (table.OUTCOMES.name, self._outcomes),
-            (table.REVOKED.name, lambda: [((str(p), pool), n) for p, n in self._issued.items()]),
-            (table.REVOCATIONS.name, self._revocations),
-            (table.RECLAIM_TARGET.name, lambda: self._reclaim(0)),
-            (table.RECLAIM_PENDING.name, lambda: self._reclaim(1)),
-            (table.REVOCATION_DURATION.name, self._confirmations),
-        )
+    def sizes(self) -> list[Cell]:
+        return [(meter.key, meter.waiting) for meter in self._shown.values() if meter.used]
 
-    def _used(self) -> list[QueueMeter]:
-        return [meter for meter in self._shown.values() if meter.used]
+    def bytes(self) -> list[Cell]:
+        return [(meter.key, meter.bytes) for meter in self._shown.values() if meter.used]
 
-    def _durations(self) -> Iterable[Cell]:
+    def durations(self) -> Iterable[Cell]:
         for meter in tuple(self._shown.values()):
             flow, priority, pool, model, target = meter.key
             for outcome, histogram in tuple(meter.outcomes.items()):
                 yield (flow, priority, outcome, pool, model, target), histogram
 
-    def _outcomes(self) -> Iterable[Cell]:
+    def outcomes(self) -> Iterable[Cell]:
         sums: dict[Key, int] = {}
-        for (_, priority, outcome), histogram in self._enqueued.items():
-            key = (outcome, priority, self.pool)
-            sums[key] = sums.get(key, 0) + histogram.count
+        for meter in self._shown.values():
+            for outcome, histogram in meter.outcomes.items():
+                key = (outcome, meter.key[1], self.pool)
+                sums[key] = sums.get(key, 0) + histogram.count
         return list(sums.items())
 
-    def _bands(self, of: Callable[[Share], float]) -> list[Cell]:
-        return [((str(priority), self.pool), of(share)) for priority, share in self._view.bands()]
+    def bands(self, which: int) -> list[Cell]:
+        return [((str(priority), self.pool), share[which]) for priority, share in self.view.bands()]
 
-    def _reclaim(self, which: int) -> list[Cell]:
-        amounts = self._view.reclaim()
+    def all(self, which: int) -> list[Cell]:
+        return [((self.pool,), self.view.all()[which])]
+
+    def revoked_for(self) -> list[Cell]:
+        return [((str(priority), self.pool), count) for priority, count in self._issued.items()]
+
+    def reclaim(self, which: int) -> list[Cell]:
+        amounts = self.view.reclaim()
         return [] if amounts is None else [((self.pool,), amounts[which])]
 
-    def _revocations(self) -> list[Cell]:
-        if self._view.reclaim() is None:
+    def revocation_cells(self) -> list[Cell]:
+        if self.view.reclaim() is None:
             return []
         return [((outcome, self.pool), count) for outcome, count in self.revocations().items()]
 
-    def _confirmations(self) -> list[Cell]:
-        return [] if self._view.reclaim() is None else [((self.pool,), self._confirmation)]
+    def confirmations(self) -> list[Cell]:
+        return [] if self.view.reclaim() is None else [((self.pool,), self._confirmation)]
+
+
+FLOW_CELLS: Mapping[str, Callable[[FlowMetrics], Iterable[Cell]]] = {
+    table.QUEUE_DURATION.name: FlowMetrics.durations,
+    table.QUEUE_SIZE.name: FlowMetrics.sizes,
+    table.QUEUE_BYTES.name: FlowMetrics.bytes,
+    table.BAND_REQUESTS.name: lambda flow: flow.bands(0),
+    table.BAND_BYTES.name: lambda flow: flow.bands(1),
+    table.ALL_REQUESTS.name: lambda flow: flow.all(0),
+    table.ALL_BYTES.name: lambda flow: flow.all(1),
+    table.OUTCOMES.name: FlowMetrics.outcomes,
+    table.REVOKED.name: FlowMetrics.revoked_for,
+    table.REVOCATIONS.name: FlowMetrics.revocation_cells,
+    table.RECLAIM_TARGET.name: lambda flow: flow.reclaim(0),
+    table.RECLAIM_PENDING.name: lambda flow: flow.reclaim(1),
+    table.REVOCATION_DURATION.name: FlowMetrics.confirmations,
+}
+"""Of each pool; the rest stands in FlowTotals."""

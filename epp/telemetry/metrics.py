@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client import exposition as prometheus_text
@@ -17,22 +16,13 @@ from epp.telemetry import table
 from epp.telemetry.configs import ConfigMetrics
 from epp.telemetry.flow import FlowMetrics, QueuesView, Saturation, SaturationView
 from epp.telemetry.pool import Pool
+from epp.telemetry.pools import AnswersSource, Pools, Sheet
 from epp.telemetry.render import EOF, render
 from epp.telemetry.series import OTHER, Cell, Histogram, Key, Names, RequestMeter
 from epp.telemetry.table import TABLE, Kind, Metric
 
 FORGET_EVERY = 1000
 """Once in so many label sets too many, those of endpoints that are gone are looked for."""
-
-
-class AnswersSource(Protocol):
-    """Who knows which answers are looked at; cells of the metrics of that name."""
-
-    def answers(self) -> Iterable[Cell]: ...
-
-    def tokens(self) -> Iterable[Cell]: ...
-
-    def modes(self) -> Iterable[Cell]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +35,8 @@ class Limits:
     """Distinct fairness ids."""
     meters: int = 2000
     """Label sets of requests; from there on the fairness id is left out, from twice that on everything is."""
+    queues: int = 10_000
+    """Label sets of queues, of all pools together; of one pool no more than `meters`."""
     cells: int = 10_000
     """Label sets of any other metric."""
 
@@ -113,11 +105,9 @@ class Metrics:
         self._stream_duration = self._histograms[table.STREAM_DURATION.name][()]
         self._streams = 0
         self._overflows = 0
-        self._sizes: dict[Key, Callable[[], float]] = {}
-        self._pools: dict[str, Pool] = {}
-        self._answers: AnswersSource | None = None
-        self._flow_control: FlowMetrics | None = None
-        self._saturation: Saturation | None = None
+        self._pools = Pools(
+            self._models, self._flows, most=self._limits.queues, most_of_a_pool=self._limits.meters
+        )
         self._hidden = frozenset() if stream_metrics else table.STREAM_METRICS
         self._collect: Callable[[], None] | None = None
         self._process = CollectorRegistry()
@@ -125,15 +115,15 @@ class Metrics:
         PlatformCollector(registry=self._process)
         GCCollector(registry=self._process)
 
-    # -- wiring, once ------------------------------------------------------------------------------------
+    # -- pools, by the name that their series carry ----------------------------------------------------
 
-    def pin_models(self, names: Iterable[str]) -> None:
-        """Model names that are shown whatever clients make up: those of the configuration and the pool."""
-        self._models.pin(names)
+    def pin_models(self, names: Iterable[str], pool: str = "") -> None:
+        """Model names that are shown whatever clients make up: the pool's, in place of those it had."""
+        self._models.pin(names, pool)
 
-    def pin_flows(self, fairness_ids: Iterable[str]) -> None:
-        """The same for fairness ids: those of the configuration."""
-        self._flows.pin(fairness_ids)
+    def pin_flows(self, fairness_ids: Iterable[str], pool: str = "") -> None:
+        """The same for fairness ids: those of the configuration, added to those it had."""
+        self._flows.pin(self._flows.pinned(pool).union(fairness_ids), pool)
 
     def watch_pool(
         self,
@@ -144,11 +134,24 @@ class Metrics:
         fresh_s: float = 2.0,
     ) -> None:
         """Show this pool's gauges. `fresh_s`: --metrics-staleness-threshold."""
-        self._pools[name] = Pool(name, source, inflight, clock, fresh_s)
+        self._pools.pools[name] = Pool(name, source, inflight, clock, fresh_s)
 
-    def watch_prefix_index(self, plugin_name: str, plugin_type: str, size: Callable[[], float]) -> None:
+    def unwatch_pool(self, name: str) -> None:
+        """Nothing of this pool is shown any more, but its share of counts that all pools have together."""
+        self._pools.remove(name)
+        self._models.pin((), name)
+        self._flows.pin((), name)
+        self.configs.config_gone(name)
+        self._count_notices()
+
+    def watch_prefix_index(
+        self, plugin_name: str, plugin_type: str, size: Callable[[], float], pool: str = ""
+    ) -> None:
         """Show the blocks that a prefix index holds; `size` is asked at every scrape."""
-        self._sizes[plugin_name, plugin_type] = size
+        self._pools.watch_index(pool, (plugin_name, plugin_type), size)
+
+    def unwatch_prefix_indexes(self, pool: str = "") -> None:
+        self._pools.without_indexes(pool)
 
     def watch_transport(self, name: str, collect: Callable[[], None]) -> None:
         """Name the transport; `collect` is called before every reading."""
@@ -157,18 +160,29 @@ class Metrics:
 
     def watch_saturation(self, pool: str, detector: str, source: SaturationView) -> None:
         """Show how full the pool is, as this detector sees it."""
-        self._saturation = Saturation(pool, detector, source)
+        self._pools.saturations[pool] = Saturation(pool, detector, source)
 
     def flow_control(self, pool: str, view: QueuesView, clock: Clock) -> FlowMetrics:
-        """Show the queues; whoever runs them counts in what this returns."""
-        self._flow_control = FlowMetrics(
-            pool, view, clock, models=self._models, flows=self._flows, most=self._limits.meters
-        )
-        return self._flow_control
+        """Show the pool's queues; whoever runs them counts in what this returns. Asked again, the counts go
+        on, and the queues are those of the new view."""
+        flow = self._pools.flow(pool, lambda: FlowMetrics(pool, view, clock, self._pools.totals))
+        flow.view = view
+        return flow
 
-    def watch_answers(self, source: AnswersSource) -> None:
+    def unwatch_flow_control(self, pool: str) -> None:
+        """The pool has no queues any more."""
+        self._pools.without_flow(pool)
+
+    def watch_answers(self, source: AnswersSource, pool: str = "") -> None:
         """Show which answers are looked at."""
-        self._answers = source
+        self._pools.watch_answers(pool, source)
+
+    def config_notices(self, count: int, pool: str = "") -> None:
+        self._pools.notices[pool] = count
+        self._count_notices()
+
+    def _count_notices(self) -> None:
+        self._numbers[table.CONFIG_NOTICES.name][()] = sum(self._pools.notices.values())
 
     # -- one request -------------------------------------------------------------------------------------
 
@@ -226,9 +240,7 @@ class Metrics:
         self._overflows += 1
         if self._overflows % FORGET_EVERY != 1:
             return
-        here = {
-            (e.name, e.namespace) for pool in self._pools.values() for e in pool.source.snapshot.endpoints
-        }
+        here = {(endpoint.name, endpoint.namespace) for endpoint in self._pools.endpoints()}
         gone = [key for key in self._attempts if key[0] == "success" and (key[2], key[3]) not in here]
         for key in gone:
             del self._attempts[key]
@@ -303,16 +315,16 @@ class Metrics:
     def protocol_violation(self, kind: str) -> None:
         self._add(table.VIOLATIONS, (kind,))
 
-    def config_notices(self, count: int) -> None:
-        self._numbers[table.CONFIG_NOTICES.name][()] = count
-
     # -- reading -----------------------------------------------------------------------------------------
 
     def render(self, openmetrics: bool = False) -> Iterator[str]:
         """The whole page in pieces; between two pieces the event loop may do other work."""
         if self._collect is not None:
             self._collect()
-        yield from render(self._families(), openmetrics)
+        sheet = Sheet()
+        for _ in self._pools.read(sheet):
+            yield ""
+        yield from render(self._families(sheet), openmetrics)
         if openmetrics:
             process = openmetrics_text.generate_latest(self._process)  # type: ignore[no-untyped-call]
             yield process.decode().removesuffix(EOF)
@@ -320,24 +332,13 @@ class Metrics:
         else:
             yield prometheus_text.generate_latest(self._process).decode()
 
-    def _families(self) -> Iterator[tuple[str, Callable[[], Iterable[Cell]]]]:
+    def _families(self, sheet: Sheet) -> Iterator[tuple[str, Callable[[], Iterable[Cell | None]]]]:
         for name, of_meter in _REQUEST_CELLS.items():
             yield name, lambda of=of_meter: self._of_meters(of)  # type: ignore[misc]
-        for pool in tuple(self._pools.values()):
-            yield from pool.families()
-        if self._saturation is not None:
-            yield from self._saturation.families()
-        if self._flow_control is not None:
-            yield from self._flow_control.families()
+        yield from self._pools.families(sheet)
         yield from self.configs.families()
-        yield table.PREFIX_SIZE.name, lambda: [(key, size()) for key, size in self._sizes.items()]
         if table.STREAMS.name not in self._hidden:
             yield table.STREAMS.name, lambda: [((), self._streams)]
-        answers = self._answers
-        if answers is not None:
-            yield table.ANSWERS.name, answers.answers
-            yield table.ESTIMATED_TOKENS.name, answers.tokens
-            yield table.OBSERVATION.name, answers.modes
         for name, numbers in self._numbers.items():
             if numbers and name not in self._hidden:
                 yield name, lambda now=numbers: tuple(now.items())  # type: ignore[misc]

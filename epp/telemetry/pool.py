@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,39 +25,33 @@ class Pool:
     clock: Clock
     fresh_s: float = 2.0
 
-    def families(self) -> tuple[tuple[str, Callable[[], Iterable[Cell]]], ...]:
+    def read(self) -> tuple[tuple[str, list[Cell]], ...]:
+        """Everything, of one snapshot."""
+        snapshot, key = self.source.snapshot, (self.name,)
+        now = self.clock()
+        fresh = snapshot.scraped_at >= now - self.fresh_s
+        kv, queue, running = (
+            _mean_and_deviation(column[fresh])
+            for column in (snapshot.kv_used, snapshot.waiting, snapshot.running)
+        )
         return (
-            (table.MEAN_KV.name, lambda: self._mean(lambda s: s.kv_used)),
-            (table.MEAN_QUEUE.name, lambda: self._mean(lambda s: s.waiting)),
-            (table.MEAN_RUNNING.name, lambda: self._mean(lambda s: s.running)),
-            (table.DEV_KV.name, lambda: self._deviation(lambda s: s.kv_used)),
-            (table.DEV_QUEUE.name, lambda: self._deviation(lambda s: s.waiting)),
-            (table.DEV_RUNNING.name, lambda: self._deviation(lambda s: s.running)),
-            (table.READY.name, lambda: [((self.name,), len(self.source.snapshot))]),
-            (table.ENDPOINTS.name, self._states),
-            (table.METRICS_AGE.name, self._age),
-            (table.QUEUE.name, self._queues),
-            (table.INFLIGHT_REQUESTS.name, lambda: self._ours(self._requests)),
-            (table.INFLIGHT_TOKENS.name, lambda: self._ours(self._tokens)),
+            (table.MEAN_KV.name, [(key, kv[0])]),
+            (table.MEAN_QUEUE.name, [(key, queue[0])]),
+            (table.MEAN_RUNNING.name, [(key, running[0])]),
+            (table.DEV_KV.name, [(key, kv[1])]),
+            (table.DEV_QUEUE.name, [(key, queue[1])]),
+            (table.DEV_RUNNING.name, [(key, running[1])]),
+            (table.READY.name, [(key, len(snapshot))]),
+            (table.ENDPOINTS.name, self._states(snapshot, now)),
+            (table.METRICS_AGE.name, self._age(snapshot, now)),
+            (table.QUEUE.name, self._queues(snapshot)),
+            (table.INFLIGHT_REQUESTS.name, _ours(snapshot, self.inflight.requests(snapshot.slots))),
+            (table.INFLIGHT_TOKENS.name, _ours(snapshot, self._tokens(snapshot))),
         )
 
-    def _fresh(self, column: Callable[[Snapshot], Floats]) -> Floats:
-        snapshot = self.source.snapshot
-        values: Floats = column(snapshot)[snapshot.scraped_at >= self.clock() - self.fresh_s]
-        return values
-
-    def _mean(self, column: Callable[[Snapshot], Floats]) -> list[Cell]:
-        values = self._fresh(column)
-        return [((self.name,), round(float(values.mean()), 2) if len(values) else 0.0)]
-
-    def _deviation(self, column: Callable[[Snapshot], Floats]) -> list[Cell]:
-        values = self._fresh(column)
-        return [((self.name,), round(float(values.std(ddof=1)), 2) if len(values) > 1 else 0.0)]
-
-    def _states(self) -> list[Cell]:
-        snapshot = self.source.snapshot
+    def _states(self, snapshot: Snapshot, now: float) -> list[Cell]:
         never = snapshot.scraped_at == NEVER
-        fresh = snapshot.fresh(self.clock())
+        fresh = snapshot.fresh(now)
         counts = {
             "fresh": np.count_nonzero(fresh),
             "stale": np.count_nonzero(~fresh & ~never),
@@ -67,13 +60,11 @@ class Pool:
         }
         return [((self.name, state), int(count)) for state, count in counts.items()]
 
-    def _age(self) -> list[Cell]:
-        snapshot, now = self.source.snapshot, self.clock()
+    def _age(self, snapshot: Snapshot, now: float) -> list[Cell]:
         fresh = snapshot.scraped_at[snapshot.fresh(now)]
         return [((self.name,), round(now - float(np.min(fresh)), 4))] if len(fresh) else []
 
-    def _queues(self) -> list[Cell]:
-        snapshot = self.source.snapshot
+    def _queues(self, snapshot: Snapshot) -> list[Cell]:
         # Endpoints of one name in two namespaces share a series, as the labels have no namespace.
         sums: dict[tuple[str, ...], float] = {}
         for endpoint, waiting in zip(snapshot.endpoints, snapshot.waiting.tolist(), strict=True):
@@ -81,16 +72,25 @@ class Pool:
             sums[key] = sums.get(key, 0) + waiting
         return list(sums.items())
 
-    def _requests(self, snapshot: Snapshot) -> Floats:
-        return self.inflight.requests(snapshot.slots)
-
     def _tokens(self, snapshot: Snapshot) -> Floats:
         return self.inflight.prefill_tokens(snapshot.slots) + self.inflight.decode_tokens(snapshot.slots)
 
-    def _ours(self, values: Callable[[Snapshot], Floats]) -> list[Cell]:
-        # Fairness id and priority stay empty: the ledger does not keep them apart.
-        snapshot = self.source.snapshot
-        return [
-            ((endpoint.name, endpoint.namespace, PRODUCER, "", ""), value)
-            for endpoint, value in zip(snapshot.endpoints, values(snapshot).tolist(), strict=True)
-        ]
+
+def _ours(snapshot: Snapshot, values: Floats) -> list[Cell]:
+    # Fairness id and priority stay empty: the ledger does not keep them apart.
+    return [
+        ((endpoint.name, endpoint.namespace, PRODUCER, "", ""), value)
+        for endpoint, value in zip(snapshot.endpoints, values.tolist(), strict=True)
+    ]
+
+
+def _mean_and_deviation(values: Floats) -> tuple[float, float]:
+    """Of the sample; 0 where there is none. In plain floats: most pools are small."""
+    count = len(values)
+    if not count:
+        return 0.0, 0.0
+    each = values.tolist()
+    mean = sum(each) / count
+    if count == 1:
+        return round(mean, 2), 0.0
+    return round(mean, 2), round((sum((value - mean) ** 2 for value in each) / (count - 1)) ** 0.5, 2)

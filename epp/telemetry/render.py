@@ -64,17 +64,21 @@ class View:
             family = family.removesuffix("_total")
         return f"# HELP {family} {self.help}\n# TYPE {family} {self.kind.value}\n"
 
-    def merged(self, cells: Iterable[Cell]) -> Iterator[Cell | None]:
+    def merged(self, cells: Iterable[Cell | None]) -> Iterator[Cell | None]:
         """Cells by this view's labels; those that differ only in labels that it lacks are summed.
 
-        None now and then, while it sums: a good moment to let others run.
+        None now and then, while it sums, and where the cells have one: a good moment to let others run.
         """
         if self._whole:
             yield from cells
             return
         sums: dict[Key, float] = {}
         histograms: dict[Key, Histogram] = {}
-        for seen, (key, value) in enumerate(cells, 1):
+        for seen, cell in enumerate(cells, 1):
+            if cell is None:
+                yield None
+                continue
+            key, value = cell
             short = tuple(key[i] for i in self._picked)
             if isinstance(value, Histogram):
                 if short not in histograms:
@@ -122,7 +126,9 @@ VIEWS: MappingProxyType[str, tuple[View, ...]] = MappingProxyType(
 )
 
 
-def render(families: Iterable[tuple[str, Callable[[], Iterable[Cell]]]], openmetrics: bool) -> Iterator[str]:
+def render(
+    families: Iterable[tuple[str, Callable[[], Iterable[Cell | None]]]], openmetrics: bool
+) -> Iterator[str]:
     """Pieces of about PIECE_LINES lines, some empty. `families`: (metric name, cells now). No EOF mark.
 
     What `cells` gives must bear that others count while we are suspended between two pieces. One cell is

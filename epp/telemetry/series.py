@@ -57,15 +57,27 @@ Cell: TypeAlias = tuple[Key, "float | Histogram"]
 class Names:
     """At most `limit` distinct values of a label that clients can make up; the rest become `other`."""
 
-    __slots__ = ("_known", "_left")
+    __slots__ = ("_admitted", "_known", "_left", "_pins")
 
     def __init__(self, limit: int) -> None:
         self._left = limit
-        self._known: set[str] = {"", OTHER}
+        self._admitted: set[str] = {"", OTHER}
+        self._known = set(self._admitted)
+        self._pins: dict[str, frozenset[str]] = {}
 
-    def pin(self, names: Iterable[str]) -> None:
-        """These are always shown and take no room from the others."""
-        self._known.update(names)
+    def pin(self, names: Iterable[str], owner: str = "") -> None:
+        """These are always shown and take no room from others; in place of what the owner pinned before."""
+        before = self._pins.pop(owner, frozenset())
+        now = frozenset(names)
+        if now:
+            self._pins[owner] = now
+            self._known |= now
+        gone = before - now - self._admitted
+        if gone:
+            self._known -= gone.difference(*self._pins.values())
+
+    def pinned(self, owner: str = "") -> frozenset[str]:
+        return self._pins.get(owner, frozenset())
 
     def __call__(self, name: str) -> str:
         if name in self._known:
@@ -73,6 +85,7 @@ class Names:
         if self._left <= 0 or len(name) > LABEL_CHARS:
             return OTHER
         self._left -= 1
+        self._admitted.add(name)
         self._known.add(name)
         return name
 

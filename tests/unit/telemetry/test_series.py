@@ -43,6 +43,19 @@ def test_names_beyond_the_limit_become_other_but_pinned_ones_never() -> None:
     ]
 
 
+def test_what_one_owner_unpins_stays_where_others_pin_it_or_it_had_a_place() -> None:
+    names = Names(1)
+    names.pin(["shared", "own"], "a")
+    names.pin(["shared"], "b")
+    assert names("made-up") == "made-up"
+    names.pin(["made-up", "new"], "a")
+    assert [names(name) for name in ("shared", "own", "new")] == ["shared", OTHER, "new"]
+    assert names.pinned("a") == {"made-up", "new"}
+    names.pin((), "a")
+    names.pin((), "b")
+    assert [names(name) for name in ("shared", "new", "made-up")] == [OTHER, OTHER, "made-up"]
+
+
 def test_a_giant_name_is_not_kept() -> None:
     names = Names(2)
     assert names("x" * 10_000) == OTHER
