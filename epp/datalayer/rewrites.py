@@ -33,7 +33,7 @@ class Resolved(Struct, frozen=True, gc=False):
 class _Index:
     """One rule, ready to be asked."""
 
-    __slots__ = ("_bounds", "_header", "_seeds", "_targets", "_weights")
+    __slots__ = ("_bounds", "_header", "_seeds", "_targets", "_weights", "shares")
 
     def __init__(self, rule: RewriteRule, rewrite: Rewrite) -> None:
         weighted = any(target.weight for target in rule.targets)
@@ -42,6 +42,8 @@ class _Index:
             weight = target.weight or 0 if weighted else 1
             if weight:
                 shares[target.model] = shares.get(target.model, 0) + weight
+        self.shares = shares
+        """By target."""
         self._targets = tuple(Resolved(model, rewrite.name) for model in shares)
         self._weights = tuple(shares.values())
         self._bounds = tuple(accumulate(self._weights))
@@ -97,6 +99,16 @@ class Rewrites:
                 yield from rule.models
                 for target in rule.targets:
                     yield target.model
+
+    @property
+    def models(self) -> Iterable[str]:
+        """Names that a rule matches exactly."""
+        return self._exact
+
+    def shares(self, model: str) -> Mapping[str, int] | None:
+        """Among which targets requests for `model` are shared, and how; None where no rule is for it."""
+        index = self._exact.get(model) or self._generic
+        return None if index is None else index.shares
 
     def observe(self, observer: Callable[[Iterable[str]], None]) -> None:
         """`observer` is told the names now and after each change."""

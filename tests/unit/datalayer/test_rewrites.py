@@ -77,6 +77,16 @@ def test_exact_beats_generic_whatever_its_age() -> None:
     )  # fmt: skip
 
 
+def test_what_a_name_stands_for() -> None:
+    rewrites = split({"a": 3, "b": None, "c": 1})
+    assert list(rewrites.models) == ["m"]
+    assert rewrites.shares("m") == {"a": 3, "c": 1}
+    assert rewrites.shares("x") is None
+    rewrites.replace([Rewrite("g", (rule("t"),))])
+    assert list(rewrites.models) == []
+    assert rewrites.shares("x") == {"t": 1}
+
+
 RULES = st.lists(
     st.builds(
         rule,

@@ -1,0 +1,151 @@
+"""`GET /v1/models` over all pools, on a port of its own to which gateways may send their clients.
+
+Open to all who reach it, as engines' own lists are. What an answer costs does not depend on how often it is
+asked for: the list is made anew at most once a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Protocol, TypeAlias
+
+import msgspec
+from aiohttp import web
+
+from epp.domain.errors import Reason, Refused, answer_of
+from epp.domain.views import Clock
+from epp.web.modellist import Model, Models, PoolModels, in_pool, is_named, list_models
+from epp.web.tls import ServerTls
+
+REFRESH_S = 1.0
+MAX_SHOWN = 200
+"""Characters of a client's words that a refusal repeats."""
+logger = logging.getLogger("epp.web.models")
+Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ModelsSource(Protocol):
+    """Who serves the pools."""
+
+    def models_of(self) -> Iterable[PoolModels]:
+        """Every pool there is now."""
+
+
+class ModelsServer:
+    def __init__(
+        self,
+        host: str | None,
+        port: int,
+        source: ModelsSource,
+        *,
+        tls: ServerTls | None = None,
+        failed: Callable[[str], None] = lambda where: None,
+        clock: Clock = time.monotonic,
+        started_at: float | None = None,
+    ) -> None:
+        """`port` 0: a free one. `failed` counts bugs of ours. `started_at`: the `created` of every model, in
+        seconds since 1970; without it, now."""
+        self._host = host
+        self._port = port
+        self._source = source
+        self._tls = tls
+        self._failed = failed
+        self._clock = clock
+        self._created = int(time.time() if started_at is None else started_at)
+        self._listed_at = float("-inf")
+        self._pools: tuple[str, ...] = ()
+        self._models: Mapping[str, Model] = {}
+        self._page = b""
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Raises OSError when the port is taken."""
+        app = web.Application(middlewares=[self._guard])
+        for prefix in ("", "/pools/{pool:.+}"):
+            app.router.add_get(prefix + "/v1/models", self._list)
+            app.router.add_get(prefix + "/v1/models/{model:.+}", self._one)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            context = self._tls.context if self._tls else None
+            await web.TCPSite(runner, self._host, self._port, ssl_context=context).start()
+        except BaseException:
+            await runner.cleanup()
+            raise
+        self._runner = runner
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on, once started."""
+        assert self._runner is not None, "not started"
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Every error as OpenAI's clients know it."""
+        try:
+            return await handler(request)
+        except web.HTTPException as wrong:
+            answer = _refusal(
+                Reason.UNSUPPORTED_PATH, f"There is no {request.method} {request.path[:MAX_SHOWN]}."
+            )
+            answer.set_status(wrong.status)
+            if allow := wrong.headers.get("Allow"):
+                answer.headers["Allow"] = allow
+            return answer
+        except ConnectionError:
+            raise  # the reader left
+        except Exception:
+            self._failed("models")
+            logger.exception("the list of models failed")
+            return _refusal(Reason.INTERNAL, "The endpoint picker failed; its log says why.")
+
+    async def _list(self, request: web.Request) -> web.Response:
+        pool = self._refreshed(request)
+        if isinstance(pool, web.Response):
+            return pool
+        page = _encode(Models([*in_pool(self._models, pool).values()])) if pool else self._page
+        return web.Response(body=page, content_type="application/json")
+
+    async def _one(self, request: web.Request) -> web.Response:
+        pool = self._refreshed(request)
+        if isinstance(pool, web.Response):
+            return pool
+        name = request.match_info["model"]
+        model = self._models.get(name)
+        if pool and model is not None:
+            model = in_pool({name: model}, pool).get(name)
+        if model is None:
+            where = f" in the pool '{pool[:MAX_SHOWN]}'" if pool else ""
+            text = f"The model '{name[:MAX_SHOWN]}' does not exist{where}."
+            return _refusal(Reason.MODEL_NOT_FOUND, text, "model")
+        return web.Response(body=_encode(model), content_type="application/json")
+
+    def _refreshed(self, request: web.Request) -> str | web.Response:
+        """The pool that is asked for, empty for all; or the answer that there is no such pool."""
+        now = self._clock()
+        if now - self._listed_at >= REFRESH_S:
+            pools = tuple(self._source.models_of())
+            self._models = list_models(pools, self._created)
+            self._pools = tuple(pool.pool for pool in pools)
+            self._page = _encode(Models([*self._models.values()]))
+            self._listed_at = now
+        pool = request.match_info.get("pool") or request.query.get("pool", "")
+        if pool and not any(is_named(one, pool) for one in self._pools):
+            return _refusal(Reason.MODEL_NOT_FOUND, f"There is no pool '{pool[:MAX_SHOWN]}'.", "pool")
+        return pool
+
+
+_encode = msgspec.json.Encoder().encode
+
+
+def _refusal(reason: Reason, text: str, param: str | None = None) -> web.Response:
+    answer = answer_of(Refused(reason, text, param=param))
+    return web.Response(status=answer.status, body=answer.body, headers=dict(answer.headers))
