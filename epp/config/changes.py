@@ -6,26 +6,45 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from epp.config.data import FileDiscovery
 from epp.config.own import OwnBlock
-from epp.config.problems import Report
+from epp.config.problems import Path, Report
 from epp.config.trust import Trust
 from epp.scheduling.profile import Named, Profile
 
 if TYPE_CHECKING:
     from epp.config.loaded import Loaded
 
-AT_START: tuple[tuple[str, ...], ...] = (
+Field = tuple[str, ...]
+
+OF_PROCESS: tuple[Field, ...] = (
     ("limits",),
-    ("outliers",),
     ("scrape",),
+    ("decision_log_size",),
+    ("trust", "max_fairness_ids"),
+)
+"""Fields of the block `epp:` that the transport, the scraper, the log of decisions and the metrics are built
+with: once, for all pools, as the default configuration has them."""
+OF_POOL: tuple[Field, ...] = (
+    ("outliers",),
     ("observe",),
     ("objectives", "path"),
     ("objectives", "default_priority"),
-    ("trust", "max_fairness_ids"),
-    ("decision_log_size",),
 )
-"""Fields of the block `epp:` that are built into what outlives a reload: the transport, what is known of the
-endpoints, the scraper, the metrics' labels."""
+"""Those that are built into what is known of a pool, which outlives its configurations."""
+_LATER = "it takes effect at the next start; until then it is as it was"
+_ELSEWHERE = "it counts in the default configuration only, for all pools together"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What holds for settings that no reload changes."""
+
+    own: OwnBlock
+    """Of the pool's first configuration."""
+    discovery: FileDiscovery | None
+    process: OwnBlock
+    """Of the process's default configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,18 +84,26 @@ def changes(before: Loaded, after: Loaded) -> Changes:
     )
 
 
-def tell_at_start(started: OwnBlock, own: OwnBlock, report: Report) -> None:
-    """Notices for settings that no reload changes and that differ from those of the start."""
-    for steps in AT_START:
-        if _of(started, steps) != _of(own, steps):
-            path = ("epp", *(_camel(step) for step in steps))
-            words = "it takes effect at the next start; until then it is as it was"
-            report.notice(path, words, key=True)
+def tell_waiting(started: Started, own: OwnBlock, discovery: FileDiscovery | None, report: Report) -> None:
+    """Notices for settings that differ from what holds."""
+    elsewhere = started.process is not started.own
+    for field in OF_PROCESS:
+        if _of(started.process, field) != _of(own, field):
+            report.notice(_path(field), _ELSEWHERE if elsewhere else _LATER, key=True)
+    for field in OF_POOL:
+        if _of(started.own, field) != _of(own, field):
+            report.notice(_path(field), _LATER, key=True)
+    if started.discovery != discovery:
+        report.notice(("dataLayer", "discovery"), _LATER, key=True)
 
 
-def _of(own: OwnBlock, steps: Iterable[str]) -> Any:
+def _path(field: Field) -> Path:
+    return ("epp", *(_camel(step) for step in field))
+
+
+def _of(own: OwnBlock, field: Field) -> Any:
     value: Any = own
-    for step in steps:
+    for step in field:
         value = getattr(value, step)
         if value is None and step == "trust":
             value = Trust()

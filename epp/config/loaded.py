@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from epp.admission.saturation import SaturationDetector
 from epp.admission.settings import FlowControlSettings
 from epp.config.build import Built
-from epp.config.changes import Changes, changes
+from epp.config.changes import Changes, Started, changes
 from epp.config.data import DataSettings
 from epp.config.own import OwnBlock
 from epp.config.problems import Problem
@@ -47,8 +47,8 @@ class Loaded:
     """Every plugin by its name, with what it was made of."""
     kept: frozenset[str] = frozenset()
     """Names of the plugins that were taken over from the configuration before, state and all."""
-    started: OwnBlock = field(default_factory=OwnBlock)
-    """The block `epp:` that the process was started with: what holds for fields that no reload changes."""
+    started: Started = field(default_factory=lambda: Started(OwnBlock(), None, OwnBlock()))
+    """What holds for settings that no reload changes."""
     changes: Changes = field(default_factory=Changes)
     """Since the configuration before."""
 

@@ -13,11 +13,12 @@ from epp.admission.settings import FlowControlSettings
 from epp.config import layers, presets
 from epp.config.build import Builder
 from epp.config.catalog import Catalog, catalog
-from epp.config.changes import tell_at_start
+from epp.config.changes import Started, tell_waiting
 from epp.config.decode import BAD, decode
 from epp.config.flow import FlowAssembly, tell_closed
 from epp.config.gates import FLOW_CONTROL, read_gates
 from epp.config.loaded import Loaded
+from epp.config.own import OwnBlock
 from epp.config.problems import ConfigError, Problem, Report, nearest
 from epp.config.profiles import Profiles
 from epp.config.resolve import Instances
@@ -101,9 +102,14 @@ def read(text: str, source: str) -> Document:
 
 
 def assemble(
-    document: Document, plugin_types: Catalog, allow_experimental: bool = False, keep: Loaded | None = None
+    document: Document,
+    plugin_types: Catalog,
+    allow_experimental: bool = False,
+    keep: Loaded | None = None,
+    *,
+    process: OwnBlock | None = None,
 ) -> Loaded:
-    """As `load_text`."""
+    """As `load_text`. `process` is the block `epp:` of the default configuration, where this is another."""
     config, report = document.config, document.report.copy()
     layers.check_header(config, report)
     gates = read_gates(config.feature_gates, report)
@@ -130,8 +136,11 @@ def assemble(
     else:
         tell_closed(config.flow_control, instances)
     layers.tell_unused(instances)
-    started = keep.started if keep is not None else config.epp
-    tell_at_start(started, config.epp, report)
+    if keep is not None:
+        started = keep.started
+    else:
+        started = Started(config.epp, settings.discovery, process or config.epp)
+    tell_waiting(started, config.epp, settings.discovery, report)
     report.raise_any()
     assert handler is not None
     assert built_detector is not None

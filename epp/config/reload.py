@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from epp.config.catalog import Catalog
 from epp.config.loaded import Loaded
 from epp.config.loader import Document, assemble, read
+from epp.config.own import OwnBlock
 from epp.config.problems import ConfigError, Problem
 
 PROBLEMS_SHOWN: Final = 50
@@ -68,12 +69,14 @@ class ConfigWatch:
         plugin_types: Catalog,
         *,
         document: Document | None = None,
+        process: OwnBlock | None = None,
         pool: str = "",
         allow_experimental: bool = False,
         counts: Counts | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`document` is the text when that was read already. Raises ConfigError."""
+        """`document` is the text when that was read already, `process` the block `epp:` of the default
+        configuration. Raises ConfigError."""
         self.pool = pool
         """How metrics and the log call it."""
         self._types = plugin_types
@@ -82,7 +85,7 @@ class ConfigWatch:
         self._now = now
         self.text = text
         """What was last looked at, good or bad."""
-        self.loaded = assemble(document or read_text(text), plugin_types, allow_experimental)
+        self.loaded = assemble(document or read_text(text), plugin_types, allow_experimental, process=process)
         """In force."""
         self._in_force = text
         self.generation = 1

@@ -109,6 +109,9 @@ class PoolConfigs:
         good, document = self._good
         try:
             watch = self._watch(own, document if own == good else None, label)
+            if own != good:
+                for notice in watch.loaded.notices:
+                    _log.warning("%s", notice)
         except ConfigError as error:
             if own == good:
                 raise
@@ -131,8 +134,8 @@ class PoolConfigs:
 
     def _watch(self, text: Text, document: Document | None, label: str) -> ConfigWatch:
         return ConfigWatch(
-            text, self._types, document=document, pool=label, allow_experimental=self._experimental,
-            counts=self._counts,
+            text, self._types, document=document, process=self.default.own, pool=label,
+            allow_experimental=self._experimental, counts=self._counts,
         )  # fmt: skip
 
     def _judged(self, text: Text, document: Document | None = None) -> tuple[Text, Document]:

@@ -11,7 +11,7 @@ import pytest
 from epp.config.catalog import Catalog, Kind, Row
 from epp.config.changes import Changes
 from epp.config.loaded import Loaded
-from epp.config.loader import load_text
+from epp.config.loader import assemble, load_text, read
 from epp.config.presets import PRESETS
 from epp.datalayer.inflight import Ledger
 from epp.scheduling.contract import BuildContext, NoParameters, PluginType
@@ -250,6 +250,28 @@ def test_settings_that_wait_for_the_next_start_are_told_until_they_are_as_they_w
     assert notices(gone) == [f"c:1:1: epp.limits: {words}"]
     back = load("plugins: []\nepp: {limits: {maxStreams: 5}}\n", gone)
     assert not back.notices
+
+
+def test_another_discovery_waits() -> None:
+    found = "plugins: [{type: file-discovery, parameters: {path: /%s}}]\n"
+    found += "dataLayer: {discovery: {pluginRef: file-discovery}}\n"
+    before = load(found % "a")
+    assert not load(found % "a" + "epp: {reasonsHeader: true}\n", before).notices
+    (told,) = load(found % "b", before).notices
+    assert str(told) == (
+        "c:4:13: dataLayer.discovery: it takes effect at the next start; until then it is as it was"
+    )
+
+
+def test_what_a_process_has_once_is_of_the_default_configuration() -> None:
+    default = load("plugins: []\nepp: {limits: {maxStreams: 5}, outliers: {enabled: false}}\n")
+    own = read(HEADER + "plugins: []\nepp: {limits: {maxStreams: 6}}\n", "own")
+    first = assemble(own, TYPES, process=default.own)
+    words = "epp.limits: it counts in the default configuration only, for all pools together"
+    assert notices(first) == [f"own:4:7: {words}"]
+    outliers = read(HEADER + "epp: {outliers: {enabled: false}, limits: {maxStreams: 5}}\n", "own")
+    (told,) = assemble(outliers, TYPES, keep=first).notices
+    assert told.path == ("epp", "outliers")
 
 
 def test_trust_is_taken_at_once_but_for_the_number_of_ids() -> None:
