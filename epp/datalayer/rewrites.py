@@ -9,7 +9,7 @@ one value keeps its target while the weights stay, and a weight that grows moves
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import log
 
@@ -77,7 +77,9 @@ class Rewrites:
         self._exact: dict[str, _Index] = {}
         self._generic: _Index | None = None
         self._all: tuple[Rewrite, ...] = ()
-        self._observers: list[Callable[[Iterable[str]], None]] = []
+        self.names: frozenset[str] = frozenset()
+        """Every name that stands in a rule."""
+        self._observers: list[Callable[[frozenset[str]], None]] = []
 
     def __len__(self) -> int:
         return len(self._all)
@@ -92,14 +94,6 @@ class Rewrites:
         """In order of precedence."""
         return self._all
 
-    def names(self) -> Iterator[str]:
-        """Every name that stands in a rule, some more than once."""
-        for rewrite in self._all:
-            for rule in rewrite.rules:
-                yield from rule.models
-                for target in rule.targets:
-                    yield target.model
-
     @property
     def models(self) -> Iterable[str]:
         """Names that a rule matches exactly."""
@@ -110,10 +104,10 @@ class Rewrites:
         index = self._exact.get(model) or self._generic
         return None if index is None else index.shares
 
-    def observe(self, observer: Callable[[Iterable[str]], None]) -> None:
+    def observe(self, observer: Callable[[frozenset[str]], None]) -> None:
         """`observer` is told the names now and after each change."""
         self._observers.append(observer)
-        observer(self.names())
+        observer(self.names)
 
     def replace(self, rewrites: Sequence[Rewrite]) -> None:
         """Of two with one name the first counts."""
@@ -133,8 +127,11 @@ class Rewrites:
                 if not rule.models:
                     generic = generic or index
         self._exact, self._generic, self._all = exact, generic, ordered
+        rules = [rule for rewrite in ordered for rule in rewrite.rules]
+        targets = {target.model for rule in rules for target in rule.targets}
+        self.names = frozenset(targets.union(*(rule.models for rule in rules)))
         for observer in self._observers:
-            observer(self.names())
+            observer(self.names)
 
     def resolve(self, model: str, headers: Mapping[str, str], seed: int) -> Resolved | None:
         """`model` is the client's, empty where it named none. A pure function of what is given, and of the

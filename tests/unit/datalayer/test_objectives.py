@@ -163,15 +163,15 @@ def rewrite(target: str) -> str:
 
 async def test_rewrites_in_the_same_files_are_followed(tmp_path: Path) -> None:
     path, rewrites = tmp_path / "objectives.yaml", Rewrites()
-    told: asyncio.Queue[list[str]] = asyncio.Queue()
+    told: asyncio.Queue[frozenset[str]] = asyncio.Queue()
     path.write_text(text(gold=1) + rewrite("one"))
     refused: asyncio.Queue[None] = asyncio.Queue()
     files = ObjectiveFiles(
         path, Objectives(), read_objectives, refused=lambda: refused.put_nowait(None), rewrites=rewrites
     )
     files.load()
-    rewrites.observe(lambda names: told.put_nowait(list(names)))
-    assert await told.get() == ["one"]
+    rewrites.observe(told.put_nowait)
+    assert await told.get() == {"one"}
 
     def write(content: str) -> None:
         (tmp_path / "next").write_text(content)
@@ -179,12 +179,12 @@ async def test_rewrites_in_the_same_files_are_followed(tmp_path: Path) -> None:
 
     async with running(files.run):
         write(text(gold=1) + rewrite("two"))
-        while await told.get() != ["two"]:
+        while await told.get() != {"two"}:
             pass
         write(text(gold=1) + rewrite(""))
         await refused.get()
-        assert list(rewrites.names()) == ["two"], "what is wrong changes nothing"
+        assert rewrites.names == {"two"}, "what is wrong changes nothing"
         write(text(gold=1))
-        while await told.get() != []:
+        while await told.get():
             pass
     assert not rewrites

@@ -45,7 +45,7 @@ def test_nothing_is_held_at_first() -> None:
     assert not rewrites
     assert not rewrites.generic
     assert target(rewrites) is None
-    assert list(rewrites.names()) == []
+    assert rewrites.names == frozenset()
 
 
 def test_a_set_replaces_the_one_before() -> None:
@@ -53,16 +53,16 @@ def test_a_set_replaces_the_one_before() -> None:
     assert target(rewrites, "n") == "t"
     rewrites.replace([Rewrite("b", (rule("u", models=("m",)), rule("g")))])
     assert (target(rewrites, "m"), target(rewrites, "n"), target(rewrites, "")) == ("u", "g", "g")
-    assert set(rewrites.names()) == {"m", "u", "g"}
+    assert rewrites.names == {"m", "u", "g"}
     rewrites.replace([])
     assert target(rewrites) is None
     assert not rewrites.generic
 
 
 def test_observers_are_told_every_name() -> None:
-    told: list[set[str]] = []
+    told: list[frozenset[str]] = []
     rewrites = Rewrites()
-    rewrites.observe(lambda names: told.append(set(names)))
+    rewrites.observe(told.append)
     rewrites.replace([Rewrite("b", (rule("u", models=("m", "n")), rule("g")))])
     assert told == [set(), {"m", "n", "u", "g"}]
 
