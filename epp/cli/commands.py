@@ -8,6 +8,7 @@ import click
 
 COMMANDS = {
     "serve": "epp.cli.serve:serve",
+    "route-by-model": "epp.cli.route_by_model:route_by_model",
     "check": "epp.cli.check:check",
     "plugins": "epp.cli.plugins:plugins",
     "route": "epp.cli.route:route",

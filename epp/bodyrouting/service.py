@@ -1,0 +1,235 @@
+"""The running process of `epp route-by-model`: builds its rooms, serves, and drains when asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from time import monotonic, perf_counter
+from typing import Final
+
+import grpc.aio
+
+from epp.bodyrouting.basemodels import BaseModels
+from epp.bodyrouting.configmaps import LABEL, BaseModelMaps
+from epp.bodyrouting.door import BodyDoor
+from epp.bodyrouting.files import BaseModelsFile
+from epp.bodyrouting.metrics import BodyMetrics
+from epp.bodyrouting.steps import BASE_MODEL, DEFAULT, Step
+from epp.extproc import native
+from epp.extproc.certificates import from_directory, self_signed
+from epp.extproc.grpcio import GrpcioTransport
+from epp.extproc.health import Health, serve_health
+from epp.extproc.native import NativeTransport
+from epp.extproc.transport import Tls, Transport
+from epp.kube.api import Kube
+from epp.kube.informer import Informer
+from epp.kube.resource import Resource
+from epp.telemetry.otel import open_tracer
+from epp.web.server import Listener, WebOptions
+
+log = logging.getLogger("epp.bodyrouting")
+
+CONFIGMAPS: Final = Resource("", "v1", "configmaps", "ConfigMap")
+_SERVICE_NAME: Final = "epp-route-by-model"
+_QUIET_S: Final = 3.0
+"""Without open streams it goes this long after SIGTERM: gateways check health every second or two."""
+_TICK_S: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The flags of `epp route-by-model`, in their units."""
+
+    steps: tuple[Step, ...] = DEFAULT
+    bind_address: str = "[::]"
+    transport: str = ""
+    """`native` or `grpcio`; empty for native where it is installed."""
+    grpc_port: int = 9004
+    grpc_health_port: int = 9005
+    secure_serving: bool = True
+    cert_path: Path | None = None
+    cert_reload: bool = False
+    web: WebOptions = field(default_factory=WebOptions)
+    drain_timeout_s: float = 30.0
+    base_models_file: Path | None = None
+    kubeconfig: Path | None = None
+    namespace: str | None = None
+    """Whose ConfigMaps are read; None for every namespace's."""
+    tracing: bool = True
+    notices: tuple[str, ...] = ()
+
+
+class BodyRouting:
+    """One running service."""
+
+    def __init__(self, options: Options, environ: Mapping[str, str] | None = None) -> None:
+        """Raises ValueError or OSError for options that cannot be used."""
+        self.options = options
+        self._environ = os.environ if environ is None else environ
+        self.models = BaseModels()
+        self.metrics = BodyMetrics(options.steps, build_ref=version("inference-epp"))
+        self.metrics.watch_base_models(lambda: len(self.models))
+        self.tracer = open_tracer(options.tracing, {"OTEL_SERVICE_NAME": _SERVICE_NAME, **self._environ})
+        self.door = BodyDoor(options.steps, self.models, self.metrics, self.tracer, perf_counter)
+        self.transport_name = options.transport or ("native" if native.is_built() else "grpcio")
+        self.transport = self._transport()
+        self.metrics.watch_transport(self.transport_name, self.transport.collect)
+        self.health = Health(lambda: not self.missing())
+        self.web = Listener(options.web, metrics=self.metrics, ready=self.missing)
+        self.health_port = 0
+        self._file: BaseModelsFile | None = None
+        self._kube: Kube | None = None
+        self._informer: Informer | None = None
+        self._health_server: grpc.aio.Server | None = None
+        self._draining = False
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._patient = True
+
+    def _transport(self) -> Transport:
+        options = self.options
+        address = f"{options.bind_address}:{options.grpc_port}"
+        made = NativeTransport if self.transport_name == "native" else GrpcioTransport
+        return made(
+            self.door,
+            address=address,
+            sink=self.metrics,
+            new_id=lambda: str(uuid.uuid4()),
+            tls=self._tls(),
+            reload_tls=options.cert_reload,
+        )
+
+    def _tls(self) -> Callable[[], Tls] | None:
+        if not self.options.secure_serving:
+            return None
+        if self.options.cert_path is None:
+            pair = self_signed()
+            return lambda: pair
+        source = from_directory(self.options.cert_path)
+        try:
+            source()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--cert-path {self.options.cert_path}: {error}") from error
+        return source
+
+    # -- base models -------------------------------------------------------------------------------------
+
+    async def _find_base_models(self) -> tuple[str, ...]:
+        """From the file if one is named, else from the cluster if we know one; notices for the start."""
+        options = self.options
+        if not any(step.type == BASE_MODEL for step in options.steps):
+            idle = options.base_models_file is not None
+            return (f"--base-models-file has no effect: no plugin is a {BASE_MODEL}",) if idle else ()
+        if options.base_models_file is not None:
+            self._file = BaseModelsFile(options.base_models_file, self.models)
+            try:
+                self._file.load()
+            except ValueError as error:
+                raise ValueError(f"--base-models-file: {error}") from error
+            return ()
+        known = ("KUBERNETES_SERVICE_HOST", "KUBECONFIG")
+        if options.kubeconfig is None and not any(self._environ.get(name) for name in known):
+            return (
+                "no base models are known: there is no cluster to ask for ConfigMaps (this is no pod, and "
+                "neither --kubeconfig nor KUBECONFIG is set) and no --base-models-file; the header of the "
+                "base model is only ever taken off",
+            )
+        self._kube = await Kube.open(options.kubeconfig, self._environ)
+        self._informer = Informer(
+            self._kube, CONFIGMAPS, BaseModelMaps(self.models), namespace=options.namespace, labels=LABEL
+        )
+        return ()
+
+    def missing(self) -> Sequence[str]:
+        """What is missing until we are ready; nothing means ready."""
+        reasons = []
+        informer = self._informer
+        if informer is not None and not informer.synced:
+            where = "every namespace" if self.options.namespace is None else self.options.namespace
+            trouble = f": {informer.trouble}" if informer.trouble else ""
+            reasons.append(f"the ConfigMaps of base models in {where} are not listed yet{trouble}")
+        if self._draining:
+            reasons.append("shutting down")
+        return reasons
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until stopped. Raises OSError for taken ports, ValueError for a wrong file or kubeconfig."""
+        found = await self._find_base_models()
+        try:
+            await self.transport.start()
+            self._health_server, self.health_port = await serve_health(
+                self.health, f"{self.options.bind_address}:{self.options.grpc_health_port}"
+            )
+            try:
+                await self.web.start()
+            except OSError as error:
+                raise OSError(f"--metrics-port {self.options.web.port}: {error}") from error
+            async with asyncio.TaskGroup() as tasks:
+                sources = [source for source in (self._file, self._informer) if source is not None]
+                owned = [tasks.create_task(source.run()) for source in sources]
+                self._say_started(found)
+                await self._until_drained()
+                for task in owned:
+                    task.cancel()
+        finally:
+            await self._close()
+
+    def stop(self, *, patient: bool) -> None:
+        """Begin to drain; asked twice, end at once. `patient`: gateways get a moment to notice."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._patient = patient
+        self._stop.set()
+
+    def stop_on_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, lambda: self.stop(patient=True))
+        loop.add_signal_handler(signal.SIGINT, lambda: self.stop(patient=False))
+
+    async def _until_drained(self) -> None:
+        await self._stop.wait()
+        self._draining = True
+        deadline = monotonic() + self.options.drain_timeout_s
+        log.info("draining for at most %g s", self.options.drain_timeout_s)
+        quiet_since, opened = monotonic(), self.transport.opened_streams
+        while not self._stop_now.is_set() and (now := monotonic()) < deadline:
+            if self.transport.open_streams or self.transport.opened_streams != opened:
+                quiet_since, opened = now, self.transport.opened_streams
+            elif now - quiet_since >= (_QUIET_S if self._patient else 0.0):
+                break
+            await asyncio.sleep(_TICK_S)
+
+    async def _close(self) -> None:
+        await self.transport.stop(0.0)
+        if self._health_server is not None:
+            await self._health_server.stop(0)
+        await self.web.stop()
+        if self._kube is not None:
+            await self._kube.close()
+        await asyncio.to_thread(self.tracer.close)
+        log.info("stopped")
+
+    def _say_started(self, found: Sequence[str]) -> None:
+        options = self.options
+        for notice in (*options.notices, *found, *self.web.notices):
+            log.warning("%s", notice)
+        for notice in self.tracer.notices:
+            log.info("%s", notice)
+        log.info(
+            "serving ext_proc on port %d (%s, %s), gRPC health on %d, metrics on %d; %s",
+            self.transport.port,
+            self.transport_name,
+            "TLS" if options.secure_serving else "plain text",
+            self.health_port,
+            self.web.port,
+            ", ".join(f"{step.field} -> {step.header} ({step.type})" for step in options.steps),
+        )
