@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from epp.config.decode import FieldError
-from epp.config.quantities import PositiveDuration, PositiveQuantity
+from epp.config.quantities import Duration, PositiveDuration, PositiveQuantity
 from epp.config.trust import HEADER, Trust
 from epp.datalayer.observation.sampling import INTERVAL_S, RATE
 from epp.datalayer.observation.timings import PREFILL_RATE
@@ -34,6 +34,9 @@ class Limits(_Block, frozen=True):
     """Seconds that an upload may stand still before it is answered with 408."""
     answer_timeout: PositiveDuration = 3600.0
     """Seconds without any message from the model server before the stream is cut off."""
+    max_connection_age: Duration = 300.0
+    """Seconds after which a gateway's connection takes no new requests, give or take a tenth: the gateway opens
+    another one, perhaps to another replica. What is open ends in its own time. 0: connections stay."""
 
     def __post_init__(self) -> None:
         if self.max_buffered_bytes < self.max_body_bytes:

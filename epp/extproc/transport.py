@@ -21,7 +21,7 @@ class Limits:
     """An upload without a new piece for so long is answered with 408."""
     answer_timeout_s: float = 3600.0
     """A stream without any message for so long while the model server answers is cut off."""
-    max_connection_age_s: float = 0.0
+    max_connection_age_s: float = 300.0
     """A gateway's connection that is older, give or take a tenth, takes no new streams: the gateway opens
     another one, perhaps to another replica; what is open ends in its own time. 0: connections stay."""
     max_message_bytes: int = 0

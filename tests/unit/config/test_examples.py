@@ -191,6 +191,7 @@ def test_defaults_of_our_block_are_those_of_the_rooms() -> None:
     assert own.limits.max_streams == limits.max_streams
     assert own.limits.progress_timeout == limits.progress_timeout_s
     assert own.limits.answer_timeout == limits.answer_timeout_s
+    assert own.limits.max_connection_age == limits.max_connection_age_s
     assert (own.outliers.base_time, own.outliers.max_time) == (BASE_S, CAP_S)
 
 
