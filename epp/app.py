@@ -32,6 +32,7 @@ from epp.options import Options as Options
 from epp.parsing.select import Parsers
 from epp.pool import Pool, open_pool
 from epp.pools import Pools
+from epp.shown import Shown
 from epp.telemetry.metrics import Limits as MetricLimits
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.otel import open_tracer
@@ -120,10 +121,9 @@ class App:
             options.web,
             metrics=self.metrics,
             ready=self.missing,
-            plugins_state=lambda: self.pool.generation.scheduler.dump_state(),
             decisions=self.services.decisions,
             refusals=self.services.refusals,
-            flow=self.pool.page,
+            pools=Shown(self.pools, many=self.many is not None),
         )
         self._health_server: grpc.aio.Server | None = None
         self.health_port = 0
@@ -133,7 +133,6 @@ class App:
             *self.web.notices,
             *((_EVERYBODY,) if own.trust is None else ()),
         )
-        self.metrics.config_notices(len(loaded.notices))
 
     def _hurry(self, label: str, waiting: bool) -> None:
         """While requests wait for others to end anywhere, ends are told at once."""

@@ -75,6 +75,7 @@ class FileFeeds:
                 known.objectives,
                 partial(read_objectives, pool=files.pool),
                 refused=partial(errors.poll_errors, OBJECTIVES),
+                rewrites=known.rewrites,
             )
 
     def _refused(self, error: EndpointsFileError) -> None:

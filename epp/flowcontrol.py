@@ -53,7 +53,7 @@ def show_flow(
     metrics.watch_saturation(pool, loaded.detector.name, load)
     if queues is None or loaded.flow is None:
         return FlowPage(load, loaded.detector.name, clock)
-    metrics.pin_flows(loaded.flow.registry.known_ids)
+    metrics.pin_flows(loaded.flow.registry.known_ids, pool=pool)
     flow = metrics.flow_control(pool, QueueShares(queues.control), clock)
     if loaded.flow.eviction is not None:
         flow.timeout_s = loaded.flow.eviction.timeout_s

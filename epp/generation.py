@@ -7,13 +7,13 @@ configuration did not change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from random import Random
 from time import perf_counter
 
-from epp.adapters import PluginCounts, Reach, ScrapeCounts, SizedIndex
+from epp.adapters import PluginCounts, Reach, ScrapeCounts, SizedIndex, entries_of
 from epp.admission.gate import Gate
 from epp.config.loaded import Loaded
 from epp.datalayer.models import ModelProbe, ModelProber
@@ -122,7 +122,15 @@ class Generation:
         """From now on requests come here. Returns the page that shows its queues."""
         known, services, data = self._known, self._services, self.loaded.data
         metrics, clock = services.metrics, services.clock
-        metrics.pin_flows((DEFAULT_FLOW, *(self.trust.tenants or ())))
+        metrics.pin_flows((DEFAULT_FLOW, *(self.trust.tenants or ())), pool=self.label)
+        metrics.config_notices(len(self.loaded.notices), pool=self.label)
+        metrics.unwatch_prefix_indexes(self.label)
+        for step in self.loaded.plugins:
+            if isinstance(step.plugin, SizedIndex):
+                size = partial(entries_of, step.plugin)
+                metrics.watch_prefix_index(step.name, step.type_name, size, pool=self.label)
+        if self.queues is None:
+            metrics.unwatch_flow_control(self.label)
         if data.scrape is not None:
             interval_s = data.scrape.interval_s or services.scrape_interval_s or DEFAULT_INTERVAL_S
             self._scrapes = services.scraper.join(
@@ -155,12 +163,6 @@ class Generation:
         self.scheduler.forget(slot)
         if isinstance(self.detector, EndpointObserver):
             self.detector.forget(slot)
-
-    def indexes(self) -> Iterator[tuple[str, str, SizedIndex]]:
-        """Prefix indexes with their names and types."""
-        for step in self.loaded.plugins:
-            if isinstance(step.plugin, SizedIndex):
-                yield step.name, step.type_name, step.plugin
 
 
 def settled(known: Known, clock: Clock) -> SettledLedger:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
-from functools import partial
 from typing import Any
 
-from epp.adapters import ScrapeCounts, entries_of
+from epp.adapters import ScrapeCounts
 from epp.call import RequestCall
 from epp.config.loaded import Loaded
 from epp.config.reload import ConfigWatch
@@ -52,10 +51,9 @@ class Pool:
         self._pinned = -1
         metrics, clock = services.metrics, services.clock
         metrics.watch_pool(label, self.known.store, settled(self.known, clock), clock, services.staleness_s)
-        metrics.watch_answers(self.known.observation)
-        for name, type_name, index in self.generation.indexes():
-            metrics.watch_prefix_index(name, type_name, partial(entries_of, index))
+        metrics.watch_answers(self.known.observation, pool=label)
         self.known.objectives.observe(self._provision)
+        self.known.rewrites.observe(lambda names: self._pin_models())
         self.page = self._begin()
         """Its queues, for who looks."""
 
@@ -107,7 +105,7 @@ class Pool:
         store = self.known.store
         if store.models_version != self._pinned:
             self._pinned = store.models_version
-            self._services.metrics.pin_models(store.models())
+            self._pin_models()
 
     def adopt(self, loaded: Loaded) -> None:
         """Put this configuration in force. Raises ValueError or OSError, and keeps the one before then."""
@@ -129,6 +127,7 @@ class Pool:
         self.shutdown()
         self.generation.leave()
         self.known.store.set_endpoints((), self._services.clock())
+        self._services.metrics.unwatch_pool(self.label)
         self._watch_secret(None)
 
     def forget(self, slot: int) -> None:
@@ -144,6 +143,10 @@ class Pool:
         self.known.store.on_change = None if queues is None else queues.changed
         self._watch_secret(generation)
         return page
+
+    def _pin_models(self) -> None:
+        known = self.known
+        self._services.metrics.pin_models(known.store.models().union(known.rewrites.names()), pool=self.label)
 
     def _provision(self, priorities: frozenset[int]) -> None:
         if self.generation.queues is not None:
