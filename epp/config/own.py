@@ -35,8 +35,8 @@ class Limits(_Block, frozen=True):
     answer_timeout: PositiveDuration = 3600.0
     """Seconds without any message from the model server before the stream is cut off."""
     max_connection_age: Duration = 300.0
-    """Seconds after which a gateway's connection takes no new requests, give or take a tenth: the gateway opens
-    another one, perhaps to another replica. What is open ends in its own time. 0: connections stay."""
+    """Seconds after which a gateway's connection takes no new requests, give or take a tenth: it opens
+    another one, perhaps to another replica; what is open ends in its own time. 0: connections stay."""
 
     def __post_init__(self) -> None:
         if self.max_buffered_bytes < self.max_body_bytes:
