@@ -45,7 +45,7 @@ class Cluster:
         *,
         added_s: float = ADDED_S,
     ) -> None:
-        """`follow` is `partial(Informer, kube)`. An endpoint that is only added may wait `added_s` for others."""
+        """`follow` is `partial(Informer, kube)`. Endpoints that are only added wait `added_s` for others."""
         self._follow = follow
         self._added_s = added_s
         self._selection = selection
