@@ -1,14 +1,30 @@
-"""Who may read the metrics and debug pages: a bearer token out of a file, and client certificates."""
+"""Who may read the metrics and debug pages: a bearer token out of a file, or one that a cluster knows."""
 
 from __future__ import annotations
 
 import hmac
 import logging
 from pathlib import Path
+from typing import Protocol
+
+from epp.domain.access import Access
 
 logger = logging.getLogger("epp.web.auth")
 
 TOKEN_BYTES_MAX = 16 << 10
+
+
+class Reviewer(Protocol):
+    """Knows whose tokens may read what."""
+
+    async def review(self, token: str, verb: str, path: str) -> Access:
+        """`token` is empty where none was shown; `verb` is in lower case."""
+
+
+def bearer(authorization: str | None) -> str:
+    """The token in the value of an Authorization header; empty where there is none."""
+    scheme, _, token = (authorization or "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 class TokenFile:
@@ -26,9 +42,8 @@ class TokenFile:
     def allows(self, authorization: str | None) -> bool:
         """Whether the value of an Authorization header carries the token; compared in constant time."""
         self._refresh()
-        scheme, _, token = (authorization or "").partition(" ")
-        given = token.strip().encode("utf-8", "replace")
-        return scheme.lower() == "bearer" and bool(self._token) and hmac.compare_digest(given, self._token)
+        given = bearer(authorization).encode("utf-8", "replace")
+        return bool(self._token) and hmac.compare_digest(given, self._token)
 
     def _refresh(self) -> None:
         try:
