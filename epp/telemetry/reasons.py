@@ -6,6 +6,7 @@ Nothing is computed when a decision is made: the ring keeps the value and descri
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
@@ -142,6 +143,19 @@ def _number(value: float, digits: int = 9) -> float | None:
     return round(number, digits) if np.isfinite(number) else None
 
 
+class _Ring:
+    """What every view of one log shares."""
+
+    __slots__ = ("bytes", "costs", "decisions", "pools")
+
+    def __init__(self) -> None:
+        self.decisions: deque[Decision] = deque()
+        self.costs: deque[int] = deque()
+        """Of the decisions, without their snapshots."""
+        self.pools: deque[str] = deque()
+        self.bytes = 0
+
+
 class DecisionLog:
     """The last decisions, bounded by number and by the bytes that they keep alive.
 
@@ -151,43 +165,63 @@ class DecisionLog:
     def __init__(self, capacity: int = DECISIONS_MAX, max_bytes: int = BYTES_MAX) -> None:
         self._capacity = capacity
         self._max_bytes = max_bytes
-        self._ring: deque[Decision] = deque()
-        self._costs: deque[int] = deque()
-        """Of the ring's decisions, without their snapshots."""
-        self._bytes = 0
+        self._ring = _Ring()
+        self._pool = ""
+
+    def of(self, pool: str) -> DecisionLog:
+        """The same log, for decisions of this pool: whoever looks is told."""
+        log = DecisionLog(self._capacity, self._max_bytes)
+        log._ring, log._pool = self._ring, pool
+        return log
 
     def __len__(self) -> int:
-        return len(self._ring)
+        return len(self._ring.decisions)
 
     @property
     def held_bytes(self) -> int:
         """An estimate, arrays only."""
-        return self._bytes
+        return self._ring.bytes
 
     def record(self, decision: Decision) -> None:
-        ring = self._ring
+        held = self._ring
+        ring = held.decisions
         snapshot = decision.snapshot
         cost = _cost(decision)
-        held = self._bytes + cost
+        size = held.bytes + cost
         if not ring or ring[-1].snapshot is not snapshot:
-            held += _snapshot_cost(snapshot)
+            size += _snapshot_cost(snapshot)
         ring.append(decision)
-        self._costs.append(cost)
-        while len(ring) > self._capacity or (held > self._max_bytes and len(ring) > 1):
+        held.costs.append(cost)
+        held.pools.append(self._pool)
+        while len(ring) > self._capacity or (size > self._max_bytes and len(ring) > 1):
             oldest = ring.popleft()
-            held -= self._costs.popleft()
+            size -= held.costs.popleft()
+            held.pools.popleft()
             if not ring or ring[0].snapshot is not oldest.snapshot:
-                held -= _snapshot_cost(oldest.snapshot)
-        self._bytes = held
+                size -= _snapshot_cost(oldest.snapshot)
+        held.bytes = size
 
     def find(self, request_id: str) -> Decision | None:
         """Of several decisions with one request id the last. Searches: asked for rarely, recorded always."""
-        newest_first = reversed(self._ring)
-        return next((decision for decision in newest_first if decision.request_id == request_id), None)
+        found = self.found(request_id)
+        return None if found is None else found[0]
+
+    def found(self, request_id: str) -> tuple[Decision, str] | None:
+        """And its pool."""
+        newest_first = self._newest_first()
+        return next((one for one in newest_first if one[0].request_id == request_id), None)
 
     def recent(self, n: int) -> list[Decision]:
         """The last n, newest first."""
-        return list(islice(reversed(self._ring), max(0, n)))
+        return list(islice(reversed(self._ring.decisions), max(0, n)))
+
+    def recent_of(self, n: int, pool: str = "") -> list[tuple[Decision, str]]:
+        """The last n of this pool, of every one without, each with its pool; newest first."""
+        found = (one for one in self._newest_first() if not pool or one[1] == pool)
+        return list(islice(found, max(0, n)))
+
+    def _newest_first(self) -> Iterator[tuple[Decision, str]]:
+        return zip(reversed(self._ring.decisions), reversed(self._ring.pools), strict=True)
 
 
 def _cost(decision: Decision) -> int:

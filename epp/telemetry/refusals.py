@@ -35,6 +35,8 @@ class Refusal(Struct, frozen=True, gc=False):
     fairness_id: str
     waited_s: float
     """In a queue; 0 for one that never waited."""
+    pool: str = ""
+    """Where there are several."""
 
     def described(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -50,6 +52,7 @@ class Refusal(Struct, frozen=True, gc=False):
             "priority": self.priority,
             "fairness_id": self.fairness_id,
             "waited_s": round(self.waited_s, 6),
+            **({"pool": self.pool} if self.pool else {}),
         }
 
     @property
@@ -58,7 +61,8 @@ class Refusal(Struct, frozen=True, gc=False):
         waited = f", waited {self.waited_s:.3f} s" if self.waited_s else ""
         retry = f", Retry-After {self.retry_after_s} s" if self.retry_after_s else ""
         told = f"{self.status} {self.code}: {self.message}"
-        return _plain(f"{told} (priority {self.priority}{flow}{waited}{retry})")
+        pool = f"pool {self.pool}, " if self.pool else ""
+        return _plain(f"{told} ({pool}priority {self.priority}{flow}{waited}{retry})")
 
 
 class RefusalLog:
@@ -67,6 +71,13 @@ class RefusalLog:
     def __init__(self, capacity: int = REFUSALS_MAX, wall: Callable[[], float] = time) -> None:
         self._ring: deque[Refusal] = deque(maxlen=capacity)
         self._wall = wall
+        self._pool = ""
+
+    def of(self, pool: str) -> RefusalLog:
+        """The same log, for refusals of this pool: whoever looks is told."""
+        log = RefusalLog(0, self._wall)
+        log._ring, log._pool = self._ring, pool
+        return log
 
     def __len__(self) -> int:
         return len(self._ring)
@@ -88,6 +99,7 @@ class RefusalLog:
                 request_id[:ID_CHARS], self._wall(), row.status, row.code, row.dropped,
                 refused.message[:MESSAGE_CHARS], refused.retry_after_s, model[:ID_CHARS], priority,
                 fairness_id[:ID_CHARS], waited_s if waited_s < inf else 0.0,
+                self._pool,
             )
         )  # fmt: skip
 
@@ -96,9 +108,10 @@ class RefusalLog:
         wanted = request_id[:ID_CHARS]
         return next((one for one in reversed(self._ring) if one.request_id == wanted), None)
 
-    def recent(self, n: int) -> list[Refusal]:
-        """The last n, newest first."""
-        return list(islice(reversed(self._ring), max(0, n)))
+    def recent(self, n: int, pool: str = "") -> list[Refusal]:
+        """The last n, of this pool where one is named, newest first."""
+        found = (one for one in reversed(self._ring) if not pool or one.pool == pool)
+        return list(islice(found, max(0, n)))
 
 
 def _plain(text: str) -> str:

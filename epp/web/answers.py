@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
@@ -41,3 +41,9 @@ def whole(request: web.Request, name: str, default: int, most: int) -> int:
     if text and not (text.isascii() and text.isdigit() and int(text[:9]) <= most):
         raise web.HTTPBadRequest(reason=f"{name} must be a whole number up to {most}")
     return int(text) if text else default
+
+
+def grid(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A table's lines, each column as wide as it must be."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

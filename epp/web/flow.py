@@ -17,7 +17,7 @@ from epp.domain.views import Clock
 from epp.queues import Queues
 from epp.telemetry.flow import EFFECTIVE, FlowMetrics, SaturationView
 from epp.telemetry.refusals import Refusal
-from epp.web.answers import printable
+from epp.web.answers import grid, printable
 
 FLOWS = 20
 _LAST_CHANCE = 0.999999
@@ -52,6 +52,15 @@ class FlowPage:
         if self.queues is not None and self.settings is not None:
             said |= self._queues(self.queues, self.settings, saturation)
         return said
+
+    def summary(self) -> dict[str, Any]:
+        """The least of it, JSON-ready."""
+        control = None if self.queues is None else self.queues.control
+        return {
+            "saturation": round(max(self.load.by_stage().values(), default=1.0), 4),
+            "waiting": None if control is None else control.held.requests,
+            "in_flight": None if control is None else control.in_flight,
+        }
 
     def _queues(self, queues: Queues, settings: FlowControlSettings, saturation: float) -> dict[str, Any]:
         control, now = queues.control, self.clock()
@@ -151,10 +160,13 @@ def text(said: Mapping[str, Any], refusals: Sequence[Refusal]) -> str:
         lines += _lines(said)
     else:
         lines.append("queues      none: the feature gate flowControl is closed")
-    if refusals:
-        lines += ["", "last refusals"]
-        lines += [f"  {printable(one.request_id)} {one.line}" for one in refusals]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *last_lines(refusals)]) + "\n"
+
+
+def last_lines(refusals: Sequence[Refusal]) -> list[str]:
+    if not refusals:
+        return []
+    return ["", "last refusals", *(f"  {printable(one.request_id)} {one.line}" for one in refusals)]
 
 
 def _lines(said: Mapping[str, Any]) -> list[str]:
@@ -197,7 +209,7 @@ def _lines(said: Mapping[str, Any]) -> list[str]:
         )
         for band in said["bands"]
     ]
-    lines += ["", *_grid([head, *rows])]
+    lines += ["", *grid([head, *rows])]
     if said["flows"]:
         longest = [
             (
@@ -207,13 +219,8 @@ def _lines(said: Mapping[str, Any]) -> list[str]:
             for flow in said["flows"]
         ]  # fmt: skip
         heads = ("fairness id", "priority", "waiting", "in flight", "oldest", "next to go")
-        lines += ["", *_grid([heads, *longest])]
+        lines += ["", *grid([heads, *longest])]
     return lines
-
-
-def _grid(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def _of(held: int, limit: int | None) -> str:

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import ssl
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from aiohttp import web
 
@@ -20,7 +20,7 @@ from epp.telemetry.render import OPENMETRICS, TEXT
 from epp.web.answers import accepts_gzip, error
 from epp.web.auth import TokenFile
 from epp.web.debug import DebugPages
-from epp.web.flow import FlowPage
+from epp.web.pools import PoolPages
 from epp.web.pprof import ProfilingPages
 from epp.web.tls import ServerTls
 
@@ -209,11 +209,10 @@ class WebServer(Listener):
         *,
         metrics: Metrics,
         ready: Callable[[], Sequence[str]],
-        plugins_state: Callable[[], Mapping[str, Any]],
         decisions: DecisionLog,
         refusals: RefusalLog,
-        flow: FlowPage,
+        pools: PoolPages,
     ) -> None:
         """As the listener."""
-        pages = DebugPages(plugins_state, decisions, refusals, flow).routes()
+        pages = DebugPages(decisions, refusals, pools).routes()
         super().__init__(options, metrics=metrics, ready=ready, pages=pages)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import aiohttp
 import pytest
 
 from epp.domain.errors import Reason, Refused
+from epp.domain.snapshot import NEVER
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog
 from epp.telemetry.refusals import RefusalLog
 from epp.web.flow import FlowPage
+from epp.web.pools import Configured
 from epp.web.server import WebOptions, WebServer
 from tests.builders import snapshot
 from tests.unit.telemetry.decisions import decision
@@ -37,6 +39,31 @@ class Load:
         return 2
 
 
+class ShownPool:
+    """A PoolPage of three endpoints."""
+
+    def __init__(self, state: Callable[[], Mapping[str, Any]], *, missing: Sequence[str] = ()) -> None:
+        self.snapshot = snapshot(3, waiting=[1, 2, 3], scraped_at=[99.9, 98.0, NEVER])
+        self.flow = FlowPage(Load(), "utilization-detector", lambda: 100.0)
+        self.config = Configured("epp.yaml", 2)
+        self.plugins_state = state
+        self._missing = missing
+
+    def missing(self) -> Sequence[str]:
+        return self._missing
+
+
+class Shown:
+    """PoolPages."""
+
+    def __init__(self, pools: Mapping[str, ShownPool], *, many: bool) -> None:
+        self._pools = pools
+        self.many = many
+
+    def by_label(self) -> Mapping[str, ShownPool]:
+        return self._pools
+
+
 class Picker:
     """What the server is shown of the rest."""
 
@@ -46,7 +73,7 @@ class Picker:
         self.state: Any = {"prefix": {"blocks": 3}}
         self.decisions = DecisionLog()
         self.refusals = RefusalLog()
-        self.flow = FlowPage(Load(), "utilization-detector", lambda: 100.0)
+        self.pools = Shown({"pool": ShownPool(self.plugins_state)}, many=False)
 
     def ready(self) -> Sequence[str]:
         return self.missing
@@ -65,10 +92,9 @@ async def serving(
         WebOptions(host="127.0.0.1", port=0, **options),
         metrics=picker.metrics,
         ready=picker.ready,
-        plugins_state=picker.plugins_state,
         decisions=picker.decisions,
         refusals=picker.refusals,
-        flow=picker.flow,
+        pools=picker.pools,
     )
     await server.start()
     scheme = "https" if options.get("cert_dir") else "http"
@@ -270,8 +296,8 @@ async def test_a_token_file_that_is_not_there_lets_nobody_in(tmp_path: Path) -> 
 async def test_open_pages_are_noticed_when_auth_was_wanted(options: WebOptions, notices: int) -> None:
     picker = Picker()
     server = WebServer(
-        options, metrics=picker.metrics, ready=picker.ready, plugins_state=picker.plugins_state,
-        decisions=picker.decisions, refusals=picker.refusals, flow=picker.flow,
+        options, metrics=picker.metrics, ready=picker.ready,
+        decisions=picker.decisions, refusals=picker.refusals, pools=picker.pools,
     )  # fmt: skip
     assert len(server.notices) == notices
 
@@ -367,8 +393,8 @@ async def test_a_taken_port_is_an_error_at_the_start() -> None:
     def server(port: int) -> WebServer:
         return WebServer(
             WebOptions(host="127.0.0.1", port=port, auth=False), metrics=picker.metrics, ready=picker.ready,
-            plugins_state=picker.plugins_state, decisions=picker.decisions, refusals=picker.refusals,
-            flow=picker.flow,
+            decisions=picker.decisions, refusals=picker.refusals,
+            pools=picker.pools,
         )  # fmt: skip
 
     first = server(0)
