@@ -18,6 +18,7 @@ from time import monotonic
 
 import grpc.aio
 
+from epp.clustered import Clustered
 from epp.config.loaded import Loaded
 from epp.config.sources import PoolConfigs
 from epp.datalayer.models import ModelProber
@@ -97,12 +98,16 @@ class App:
         configs.count(self.metrics.configs)
         self.one: Pool | None = None
         self.many: Pools | None = None
+        self.cluster: Clustered | None = None
         kube = options.kube
         if kube is not None and kube.many:
             self.many = Pools(self.services, configs, from_header=kube.trust_pool_header)
+            self.cluster = Clustered(kube, options.pool_name, self.many, environ)
         else:
             files = None if kube is not None else self._files(loaded)
             self.one = open_pool(options.pool_name, configs.of("", options.pool_name), self.services, files)
+            if kube is not None:
+                self.cluster = Clustered(kube, options.pool_name, OnePool(self.one), environ)
         door: Door | None = self.one or self.many
         assert door is not None
         self.health = Health(lambda: not self.missing())
@@ -160,7 +165,7 @@ class App:
 
     def missing(self) -> Sequence[str]:
         """What is missing until we are ready; nothing means ready."""
-        reasons: list[str] = []
+        reasons = [] if self.cluster is None else list(self.cluster.missing())
         if self.one is not None and not reasons:
             reasons += self.one.missing()
         if self._draining:
@@ -172,6 +177,8 @@ class App:
         what is wrong in the first files."""
         if self.one is not None:
             self.one.load()
+        if self.cluster is not None:
+            await self.cluster.open()
         await self.transport.start()
         try:
             self._health_server, self.health_port = await serve_health(
@@ -184,6 +191,7 @@ class App:
             async with asyncio.TaskGroup() as tasks:
                 work = [
                     *(() if self.one is None else self.one.work()),
+                    *(() if self.cluster is None else self.cluster.work()),
                     self.configs.run(),
                     self.services.scraper.run(),
                     self.services.prober.run(),
@@ -213,6 +221,8 @@ class App:
     async def _until_drained(self) -> None:
         await self._stop.wait()
         self._draining = True
+        if self.cluster is not None:
+            self.cluster.resign()
         deadline = monotonic() + self.options.drain_timeout_s
         log.info(
             "draining for at most %g s, open streams: %d",
@@ -235,6 +245,8 @@ class App:
         if self._health_server is not None:
             await self._health_server.stop(0)
         await self.web.stop()
+        if self.cluster is not None:
+            await self.cluster.close()
         await asyncio.to_thread(self.tracer.close)
         log.info("stopped")
 

@@ -146,7 +146,7 @@ class Pool:
 
     def _pin_models(self) -> None:
         known = self.known
-        self._services.metrics.pin_models(known.store.models.union(known.rewrites.names()), pool=self.label)
+        self._services.metrics.pin_models(known.store.models().union(known.rewrites.names), pool=self.label)
 
     def _provision(self, priorities: frozenset[int]) -> None:
         if self.generation.queues is not None:
