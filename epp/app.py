@@ -32,7 +32,7 @@ from epp.listeners import open_transport, transport_name
 from epp.options import Options as Options
 from epp.parsing.select import Parsers
 from epp.pool import Pool, open_pool
-from epp.pools import Pools
+from epp.pools import OnePool, Pools
 from epp.shown import Shown
 from epp.telemetry.metrics import Limits as MetricLimits
 from epp.telemetry.metrics import Metrics

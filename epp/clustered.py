@@ -39,8 +39,8 @@ def selection_of(options: KubeOptions, pool_name: str, namespace: str) -> Select
 
 
 class Clustered:
-    """`open` it, run what `work` gives until cancelled, then `close` it. Also a reviewer of the web listener's
-    callers."""
+    """`open` it, run what `work` gives until cancelled, then `close` it. Also reviews callers of the web
+    listener."""
 
     def __init__(
         self, options: KubeOptions, pool_name: str, world: PoolWorld, environ: Mapping[str, str]
