@@ -18,7 +18,7 @@ from epp.telemetry.reasons import DecisionLog
 from epp.telemetry.refusals import RefusalLog
 from epp.telemetry.render import OPENMETRICS, TEXT
 from epp.web.answers import accepts_gzip, error
-from epp.web.auth import TokenFile
+from epp.web.auth import Reviewer, TokenFile, bearer
 from epp.web.debug import DebugPages
 from epp.web.pools import PoolPages
 from epp.web.pprof import ProfilingPages
@@ -33,6 +33,7 @@ SCRAPE_S = 60.0
 """A reader that takes longer, waiting included, is cut off."""
 _GZIP = 31
 """zlib's window bits for a gzip header around the largest window."""
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="metrics"'}
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -72,8 +73,10 @@ class Listener:
         metrics: MetricsPage,
         ready: Callable[[], Sequence[str]],
         pages: Sequence[web.RouteDef] = (),
+        reviewer: Reviewer | None = None,
     ) -> None:
-        """Raises ValueError for options that do not go together, OSError for certificates that fail."""
+        """`reviewer` says whose tokens are good, where no file does. Raises ValueError for options that do
+        not go together, OSError for certificates that fail."""
         if options.client_ca_file is not None and options.cert_dir is None:
             raise ValueError(
                 "--metrics-client-ca-file needs --metrics-cert-dir: client certificates need TLS"
@@ -83,11 +86,13 @@ class Listener:
         self._ready = ready
         self._pages = (*pages, *(ProfilingPages().routes() if options.pprof else ()))
         self._token = TokenFile(options.token_file) if options.auth and options.token_file else None
+        self._reviewer = reviewer if options.auth and self._token is None else None
         self._tls = ServerTls(options.cert_dir, options.client_ca_file) if options.cert_dir else None
         self._scrapes = asyncio.Semaphore(SCRAPES_MAX)
         self._runner: web.AppRunner | None = None
         self.notices: tuple[str, ...] = ()
-        if options.auth and self._token is None and options.client_ca_file is None:
+        checked = self._token is not None or self._reviewer is not None or options.client_ca_file is not None
+        if options.auth and not checked:
             self.notices = (
                 "metrics and debug pages are open to all who reach the port: there is no cluster to ask "
                 "and no --metrics-token-file; --metrics-endpoint-auth=false says that it is meant",
@@ -134,7 +139,7 @@ class Listener:
         """Auth before anything is looked up; every error, and everything unexpected, as JSON."""
         try:
             if request.path not in OPEN_PATHS:
-                refusal = self._refusal(request)
+                refusal = await self._refusal(request)
                 if refusal is not None:
                     return refusal
             return await handler(request)
@@ -148,13 +153,18 @@ class Listener:
             logger.exception("the page %s failed", request.path)
             return error(500, "internal error; the log says more")
 
-    def _refusal(self, request: web.Request) -> web.Response | None:
+    async def _refusal(self, request: web.Request) -> web.Response | None:
         if self._options.client_ca_file is not None:
             transport = request.transport
             if transport is None or not transport.get_extra_info("peercert"):
                 return error(403, "a client certificate is needed")
         if self._token is not None and not self._token.allows(request.headers.get("Authorization")):
-            return error(401, "a bearer token is needed", {"WWW-Authenticate": 'Bearer realm="metrics"'})
+            return error(401, "a bearer token is needed", _CHALLENGE)
+        if self._reviewer is not None:
+            token = bearer(request.headers.get("Authorization"))
+            access = await self._reviewer.review(token, request.method.lower(), request.path)
+            if access.status != 200:
+                return error(access.status, access.why, _CHALLENGE if access.status == 401 else None)
         return None
 
     # -- pages -------------------------------------------------------------------------------------------
@@ -212,7 +222,8 @@ class WebServer(Listener):
         decisions: DecisionLog,
         refusals: RefusalLog,
         pools: PoolPages,
+        reviewer: Reviewer | None = None,
     ) -> None:
         """As the listener."""
         pages = DebugPages(decisions, refusals, pools).routes()
-        super().__init__(options, metrics=metrics, ready=ready, pages=pages)
+        super().__init__(options, metrics=metrics, ready=ready, pages=pages, reviewer=reviewer)

@@ -19,6 +19,7 @@ from epp.domain.snapshot import NEVER
 from epp.telemetry.metrics import Metrics
 from epp.telemetry.reasons import DecisionLog
 from epp.telemetry.refusals import RefusalLog
+from epp.web.auth import Reviewer
 from epp.web.flow import FlowPage
 from epp.web.pools import Configured
 from epp.web.server import WebOptions, WebServer
@@ -86,7 +87,11 @@ class Picker:
 
 @asynccontextmanager
 async def serving(
-    picker: Picker, *, trust: ssl.SSLContext | None = None, **options: Any
+    picker: Picker,
+    *,
+    trust: ssl.SSLContext | None = None,
+    reviewer: Reviewer | None = None,
+    **options: Any,
 ) -> AsyncIterator[aiohttp.ClientSession]:
     server = WebServer(
         WebOptions(host="127.0.0.1", port=0, **options),
@@ -95,6 +100,7 @@ async def serving(
         decisions=picker.decisions,
         refusals=picker.refusals,
         pools=picker.pools,
+        reviewer=reviewer,
     )
     await server.start()
     scheme = "https" if options.get("cert_dir") else "http"
