@@ -1,7 +1,8 @@
 """Real HTTP model servers inside the test's event loop, which do what a request's headers ask them to.
 
 `x-act: json` (the default) answers at once; `stream` sends one event, waits until the test lets it go on and
-ends; `die` sends one event, waits likewise and drops the connection; `hold` answers nothing until let go.
+ends; `named` sends two at once, which name the request's model, one of them in two pieces; `die` sends one
+event, waits like `stream` and drops the connection; `hold` answers nothing until let go.
 """
 
 from __future__ import annotations
@@ -98,14 +99,22 @@ class Engine:
     async def _act(self, request: web.Request, act: str, body: bytes) -> web.StreamResponse:
         if act == "hold":
             await self.go.wait()
+        named = re.search(rb'"model": ?"([^"]*)"', body[:1000] + body[-1000:])
+        model = named[1].decode() if named else "base"
         if act in ("json", "hold"):
             usage = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
-            named = re.search(rb'"model": ?"([^"]*)"', body[:1000])
-            model = named[1].decode() if named else "base"
             answer = {"id": "x", "object": "chat.completion", "model": model, "usage": usage}
             return web.Response(body=json.dumps(answer).encode(), content_type="application/json")
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
+        if act == "named":
+            event = f'data: {{"model":"{model}","choices":[{{"delta":{{"content":"hi"}}}}]}}\n\n'.encode()
+            middle = event.index(b'"choices"') - 4  # within the model's name
+            for piece in (event[:middle], event[middle:] + event, LAST):
+                await response.write(piece)
+                await asyncio.sleep(0)  # a piece of its own
+            await response.write_eof()
+            return response
         await response.write(EVENT)
         if act == "die":
             await self.go.wait()
