@@ -39,7 +39,9 @@ from epp.telemetry.metrics import Metrics
 from epp.telemetry.otel import open_tracer
 from epp.telemetry.reasons import DecisionLog
 from epp.telemetry.refusals import RefusalLog
+from epp.web.models import ModelsServer
 from epp.web.server import WebServer
+from epp.web.tls import ServerTls
 
 log = logging.getLogger("epp.app")
 
@@ -122,14 +124,26 @@ class App:
             scan=Parsers(loaded.parsers).scannable,
         )
         self.metrics.watch_transport(self.transport_name, self.transport.collect)
+        shown = Shown(self.pools, many=self.many is not None)
         self.web = WebServer(
             options.web,
             metrics=self.metrics,
             ready=self.missing,
             decisions=self.services.decisions,
             refusals=self.services.refusals,
-            pools=Shown(self.pools, many=self.many is not None),
+            pools=shown,
+            reviewer=self.cluster,
         )
+        self.models: ModelsServer | None = None
+        if options.models_port is not None:
+            web = options.web
+            self.models = ModelsServer(
+                web.host,
+                options.models_port,
+                shown,
+                tls=ServerTls(web.cert_dir) if web.cert_dir else None,
+                failed=self.metrics.internal_error,
+            )
         self._health_server: grpc.aio.Server | None = None
         self.health_port = 0
         self._notices = (
@@ -188,6 +202,11 @@ class App:
                 await self.web.start()
             except OSError as error:
                 raise OSError(f"--metrics-port {self.options.web.port}: {error}") from error
+            if self.models is not None:
+                try:
+                    await self.models.start()
+                except OSError as error:
+                    raise OSError(f"--models-port {self.options.models_port}: {error}") from error
             async with asyncio.TaskGroup() as tasks:
                 work = [
                     *(() if self.one is None else self.one.work()),
@@ -245,6 +264,8 @@ class App:
         if self._health_server is not None:
             await self._health_server.stop(0)
         await self.web.stop()
+        if self.models is not None:
+            await self.models.stop()
         if self.cluster is not None:
             await self.cluster.close()
         await asyncio.to_thread(self.tracer.close)

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from epp.domain.access import Access
@@ -24,7 +25,8 @@ from epp.options import KubeOptions
 log = logging.getLogger("epp.kube")
 
 _LOOK_S = 1.0
-"""Between two looks at what is not followed."""
+_REMIND_S = 60.0
+"""Between two lines about the same trouble."""
 
 
 def selection_of(options: KubeOptions, pool_name: str, namespace: str) -> Selection:
@@ -124,14 +126,16 @@ class Clustered:
                 electing.result()
 
     async def _look(self) -> None:
-        """Says what is not followed, and that it is again."""
+        """Says that something is not followed, again while it lasts, and when all is."""
         assert self._cluster is not None
-        said: set[str] = set()
+        since = said_at = 0.0
         while True:
             await asyncio.sleep(_LOOK_S)
-            now = set(self._cluster.trouble())
-            for trouble in sorted(now - said):
-                log.warning("routing goes on with what is known: %s", trouble)
-            if said and not now:
-                log.info("the cluster is followed again")
-            said = now
+            trouble, now = self._cluster.trouble(), monotonic()
+            if trouble and (not since or now - said_at >= _REMIND_S):
+                since, said_at = since or now, now
+                words = "%d lists not followed for %.0f s, routing goes on with what is known: %s"
+                log.warning(words, len(trouble), now - since, trouble[0])
+            elif since and not trouble:
+                log.info("the cluster is followed again, after %.0f s", now - since)
+                since = 0.0

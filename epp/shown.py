@@ -1,4 +1,4 @@
-"""Pools as the debug pages want them."""
+"""Pools as the debug pages and the list of models want them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from epp.domain.snapshot import Snapshot
 from epp.pool import Pool
 from epp.web.flow import FlowPage
+from epp.web.modellist import PoolModels
 from epp.web.pools import Configured
 
 
@@ -42,10 +43,14 @@ class ShownPool:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """PoolPages."""
+    """PoolPages, and a ModelsSource."""
 
     pools: Callable[[], Iterable[Pool]]
     many: bool = False
 
     def by_label(self) -> Mapping[str, ShownPool]:
         return {pool.label: ShownPool(pool) for pool in self.pools()}
+
+    def models_of(self) -> Iterable[PoolModels]:
+        for pool in self.pools():
+            yield PoolModels(pool.label, pool.known.store.snapshot, pool.known.rewrites)
