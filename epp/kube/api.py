@@ -301,5 +301,7 @@ def _failures() -> Any:
         raise KubeError(0, SILENT, str(error)) from error
     except TimeoutError as error:
         raise KubeError(0, "Timeout", str(error) or "no answer in time") from error
+    except aiohttp.ClientPayloadError as error:
+        raise KubeError(0, "Disconnected", "the connection broke within an answer") from error
     except (aiohttp.ClientError, OSError) as error:
         raise KubeError(0, "Disconnected", str(error) or type(error).__name__) from error
