@@ -19,6 +19,9 @@
 {{- else }}
 - --pool-namespace=$(NAMESPACE)
 {{- end }}
+{{- if .Values.pools.trustHeader }}
+- --trust-pool-header
+{{- end }}
 {{- if .Values.pools.configs }}
 - --pool-config-dir=/etc/epp/pools
 {{- end }}
