@@ -24,6 +24,7 @@ from epp.config.presets import DEFAULT, PRESETS
 from epp.config.problems import ConfigError
 from epp.datalayer.endpoints_file import EndpointsFileError
 from epp.datalayer.objectives import ObjectiveFiles, Objectives
+from epp.datalayer.rewrites import Rewrites
 from epp.director import Director
 from epp.domain.errors import Answer
 from epp.domain.request import RequestHead
@@ -59,7 +60,8 @@ def _header(context: click.Context, parameter: click.Parameter, given: tuple[str
 @click.option("--config-file", type=_FILE, help="EndpointPickerConfig; the default is the preset.")
 @click.option(
     "--objectives-path", type=click.Path(path_type=Path),
-    help="File or folder of InferenceObjective documents; the default is the configuration's.",
+    help="File or folder of InferenceObjective and InferenceModelRewrite documents; the default is the "
+    "configuration's.",
 )  # fmt: skip
 @click.option("--preset", type=click.Choice(list(PRESETS)), help=f"Built-in configuration.  [{DEFAULT}]")
 @click.option("--allow-experimental-plugins", is_flag=True, help="Allow plugins of alpha level.")
@@ -182,12 +184,12 @@ def _body(path: Path) -> bytes:
 def _director(
     loaded: Loaded, pool: OnePool, objectives_path: Path | None, seed: Callable[[], int]
 ) -> Director:
-    """Raises ValueError for objectives that are wrong and a secret that is not there."""
+    """Raises ValueError for objectives and rewrites that are wrong and a secret that is not there."""
     own = loaded.own
-    objectives = Objectives(own.objectives.default_priority)
+    objectives, rewrites = Objectives(own.objectives.default_priority), Rewrites()
     path = objectives_path or (Path(own.objectives.path) if own.objectives.path else None)
     if path is not None:
-        ObjectiveFiles(path, objectives, read_objectives).load()
+        ObjectiveFiles(path, objectives, read_objectives, rewrites=rewrites).load()
     trust, _ = open_trust(own.trust, os.environ)
     return Director(
         parsers=Parsers(loaded.parsers),
@@ -203,6 +205,7 @@ def _director(
         settings=Settings(),
         trust=trust,
         objectives=objectives,
+        rewrites=rewrites,
         clock=time.monotonic,
         seed=seed,
     )

@@ -37,12 +37,12 @@ class Serving(Struct, frozen=True, omit_defaults=True):
     """Where a rewrite puts others in its place: their shares of the requests."""
 
 
-class Model(Struct):
+class Model(Struct, kw_only=True):
     """As OpenAI's list has them, and vLLM's; `pools` is ours."""
 
     id: str
-    created: int
     object: str = "model"
+    created: int
     owned_by: str = OWNER
     root: str | None = None
     """The model that answers, where it is one only."""
@@ -50,9 +50,9 @@ class Model(Struct):
     pools: list[Serving] = field(default_factory=list)
 
 
-class Models(Struct):
-    data: Sequence[Model]
+class Models(Struct, kw_only=True):
     object: str = "list"
+    data: Sequence[Model]
 
 
 def list_models(pools: Iterable[PoolModels], created: int) -> dict[str, Model]:
@@ -64,7 +64,7 @@ def list_models(pools: Iterable[PoolModels], created: int) -> dict[str, Model]:
             if model is None:
                 if len(listed) >= MAX_MODELS:
                     continue
-                model = listed[name] = Model(name, created)
+                model = listed[name] = Model(id=name, created=created)
             model.pools.append(serving)
     for model in listed.values():
         model.pools.sort(key=lambda one: one.name)
@@ -78,7 +78,7 @@ def in_pool(models: Mapping[str, Model], pool: str) -> dict[str, Model]:
     for name, model in models.items():
         here = [one for one in model.pools if is_named(one.name, pool)]
         if here:
-            found[name] = Model(name, model.created, root=_root(name, here), pools=here)
+            found[name] = Model(id=name, created=model.created, root=_root(name, here), pools=here)
     return found
 
 

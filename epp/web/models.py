@@ -111,7 +111,7 @@ class ModelsServer:
         pool = self._refreshed(request)
         if isinstance(pool, web.Response):
             return pool
-        page = _encode(Models([*in_pool(self._models, pool).values()])) if pool else self._page
+        page = _encode(Models(data=[*in_pool(self._models, pool).values()])) if pool else self._page
         return web.Response(body=page, content_type="application/json")
 
     async def _one(self, request: web.Request) -> web.Response:
@@ -135,7 +135,7 @@ class ModelsServer:
             pools = tuple(self._source.models_of())
             self._models = list_models(pools, self._created)
             self._pools = tuple(pool.pool for pool in pools)
-            self._page = _encode(Models([*self._models.values()]))
+            self._page = _encode(Models(data=[*self._models.values()]))
             self._listed_at = now
         pool = request.match_info.get("pool") or request.query.get("pool", "")
         if pool and not any(is_named(one, pool) for one in self._pools):

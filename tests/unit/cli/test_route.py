@@ -106,6 +106,23 @@ def test_headers_steer_as_they_do_when_serving(files: Path) -> None:
     assert run(files, "--header", "nonsense").exit_code == 2
 
 
+def test_rewrites_decide_the_model_as_they_do_when_serving(files: Path) -> None:
+    rules = files / "rewrites.yaml"
+    rules.write_text(
+        "apiVersion: llm-d.ai/v1alpha2\nkind: InferenceModelRewrite\nmetadata: {name: ours}\n"
+        "spec: {poolRef: {name: pool}, rules: [{targets: [{modelRewrite: a}, {modelRewrite: b}]}]}\n"
+    )
+    flags = ["--objectives-path", str(rules), "--body", str(files / "body.json"), "--seed"]
+    assert " by the rewrite ours\n" in with_loads(files, *flags, "1").stdout
+
+    def targets() -> list[str]:
+        answers = [json.loads(with_loads(files, *flags, str(seed), "--json").stdout) for seed in range(8)]
+        return [answer["decision"]["target_model"] for answer in answers]
+
+    assert set(targets()) == {"a", "b"}
+    assert targets() == targets()
+
+
 def test_a_refusal_is_status_1_with_its_reason(files: Path) -> None:
     result = run(files, "--no-scrape", "--body", "-", stdin=b"{")
     assert result.exit_code == 1
