@@ -19,7 +19,7 @@ Field = tuple[str, ...]
 
 OF_PROCESS: tuple[Field, ...] = (
     ("limits",),
-    ("scrape",),
+    ("scrape", "cpu_share"),
     ("decision_log_size",),
     ("trust", "max_fairness_ids"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from epp.admission.saturation import SaturationDetector
@@ -15,9 +16,11 @@ from epp.config.data import (
     MODELS_EXTRACTOR,
     MODELS_SOURCE,
     DataSettings,
+    Scrape,
 )
 from epp.config.decode import fields_of
 from epp.config.not_built import BLOCKS, refusal
+from epp.config.own import Scraping
 from epp.config.problems import Report, choices
 from epp.config.resolve import Instance, Instances
 from epp.config.schema import (
@@ -28,6 +31,7 @@ from epp.config.schema import (
     EndpointPickerConfig,
     PluginRef,
 )
+from epp.datalayer.connection import HttpSource
 from epp.parsing.parser import Parser
 from epp.parsing.select import default_parsers
 from epp.scheduling.profile import Named
@@ -93,7 +97,7 @@ def data_instances(layer: DataLayer, instances: Instances) -> dict[str, Instance
     return found
 
 
-def data_settings(found: dict[str, Instance], builder: Builder) -> DataSettings:
+def data_settings(found: dict[str, Instance], builder: Builder, own: Scraping) -> DataSettings:
     """A source works only together with its extractor."""
     built: dict[str, Any] = {}
     for type_name, instance in found.items():
@@ -102,10 +106,42 @@ def data_settings(found: dict[str, Instance], builder: Builder) -> DataSettings:
     scrapes = CORE_EXTRACTOR in found and METRICS_SOURCE in found
     asks = MODELS_EXTRACTOR in found
     return DataSettings(
-        scrape=built.get(METRICS_SOURCE) if scrapes else None,
+        scrape=_named(built.get(METRICS_SOURCE), own.server_name) if scrapes else None,
         engines=built.get(CORE_EXTRACTOR) if scrapes else None,
-        models=built.get(MODELS_SOURCE) if asks else None,
+        models=_alike(built.get(MODELS_SOURCE), built.get(METRICS_SOURCE), own.server_name) if asks else None,
         discovery=built.get(FILE_DISCOVERY),
+    )
+
+
+def tell_unverified(found: dict[str, Instance], own: Scraping, report: Report) -> None:
+    """Notices for what would only count if certificates were verified."""
+    source = found.get(METRICS_SOURCE)
+    if source is None or not source.parameters.insecure_skip_verify:
+        return
+    words = "it has no effect: certificates are not verified unless insecureSkipVerify is false"
+    if source.parameters.ca_cert_path:
+        report.notice((*source.path, "parameters", "caCertPath"), words)
+    if own.server_name:
+        report.notice(("epp", "scrape", "serverName"), words)
+
+
+def _named(scrape: Scrape | None, server_name: str) -> Scrape | None:
+    if scrape is None or not server_name:
+        return scrape
+    return replace(scrape, source=replace(scrape.source, server_name=server_name))
+
+
+def _alike(models: HttpSource | None, scrape: Scrape | None, server_name: str) -> HttpSource | None:
+    """Engines that are asked for their models by https are those that are scraped by https: they show the
+    same certificates, and want to see the same."""
+    if models is None or scrape is None or not models.scheme == scrape.source.scheme == "https":
+        return models
+    return replace(
+        scrape.source,
+        path=models.path,
+        port=models.port,
+        server_name=server_name,
+        offer_gzip=models.offer_gzip,
     )
 
 

@@ -127,7 +127,7 @@ def assemble(
     handler = assembly.handler(profiles)
     built_detector = layers.build_detector(detector, builder)
     built_parsers = layers.build_parsers(parsers, builder)
-    settings = layers.data_settings(data, builder)
+    settings = layers.data_settings(data, builder, config.epp.scrape)
     flow: FlowControlSettings | None = None
     queues = FlowAssembly(instances, builder)
     if gates[FLOW_CONTROL]:
@@ -136,6 +136,7 @@ def assemble(
     else:
         tell_closed(config.flow_control, instances)
     layers.tell_unused(instances)
+    layers.tell_unverified(data, config.epp.scrape, report)
     if keep is not None:
         started = keep.started
     else:

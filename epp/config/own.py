@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -15,6 +16,8 @@ from epp.datalayer.observation.timings import PREFILL_RATE
 from epp.datalayer.outliers import BASE_S, CAP_S
 from epp.datalayer.pace import BUDGET
 from epp.telemetry.reasons import DECISIONS_MAX
+
+_DNS_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
 
 class _Block(msgspec.Struct, kw_only=True, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -60,9 +63,15 @@ class Outliers(_Block, frozen=True):
             raise FieldError("maxTime", "maxTime is shorter than baseTime")
 
 
-class ScrapeBudget(_Block, frozen=True):
+class Scraping(_Block, frozen=True):
     cpu_share: Annotated[float, Meta(gt=0, le=1)] = BUDGET
     """Share of one core that scraping may use; the interval grows with the pool to keep it."""
+    server_name: str = ""
+    """Name that the engines' certificates are for, where they are verified; empty for each one's address."""
+
+    def __post_init__(self) -> None:
+        if self.server_name and not _DNS_NAME.fullmatch(self.server_name):
+            raise FieldError("serverName", f"{self.server_name!r} is not the name of a host")
 
 
 class Always(_Block, frozen=True):
@@ -108,7 +117,7 @@ class Objectives(_Block, frozen=True):
 class OwnBlock(_Block, frozen=True):
     limits: Limits = Limits()
     outliers: Outliers = Outliers()
-    scrape: ScrapeBudget = ScrapeBudget()
+    scrape: Scraping = Scraping()
     observe: Observe = Observe()
     objectives: Objectives = Objectives()
     trust: Trust | None = None

@@ -15,6 +15,8 @@ from typing import Protocol, cast
 
 import httptools
 
+from epp.datalayer.clienttls import ClientTls
+
 MAX_BODY_BYTES = 8 << 20
 """A larger answer is an error; real ones have 30 to 60 KB."""
 MAX_HEADER_LINES = 256
@@ -32,6 +34,8 @@ class HttpSource:
     ca_cert_path: str = ""
     client_cert_path: str = ""
     client_key_path: str = ""
+    server_name: str = ""
+    """For which an endpoint's certificate must be, where it is verified; empty for the endpoint's address."""
     offer_gzip: bool = False
     """Compressed answers are read in any case; asking for them costs a Python engine about 1 ms a scrape."""
 
@@ -42,16 +46,16 @@ class HttpSource:
             raise ValueError(f"path {self.path!r} must begin with / and be ASCII without spaces")
 
     def tls(self) -> ssl.SSLContext | None:
-        """None for http. Raises OSError (ssl.SSLError is one) when a file cannot be read or used."""
+        """None for http. To be asked for every connection: it is made anew when a file has changed. Raises
+        OSError (ssl.SSLError is one) when a file cannot be read or used, and could not be before."""
         if self.scheme != "https":
             return None
-        context = ssl.create_default_context(cafile=self.ca_cert_path or None)
-        if self.insecure_skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if self.client_cert_path:
-            context.load_cert_chain(self.client_cert_path, self.client_key_path or None)
-        return context
+        verify = not self.insecure_skip_verify
+        return ClientTls(verify, self.ca_cert_path, self.client_cert_path, self.client_key_path).context()
+
+    def server_hostname(self, ip: str) -> str | None:
+        """What to ask `create_connection` for along with `tls`."""
+        return None if self.scheme != "https" else self.server_name or ip
 
     def request(self, authority: str) -> bytes:
         """The bytes of the request."""

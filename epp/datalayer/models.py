@@ -320,7 +320,7 @@ async def _get(source: HttpSource, endpoint: Endpoint) -> tuple[int, bytes]:
             endpoint.ip,
             source.port or endpoint.port,
             ssl=tls,
-            server_hostname=endpoint.ip if tls is not None else None,
+            server_hostname=source.server_hostname(endpoint.ip),
         )
         if not connection.connected:
             raise OSError("closed when connected")

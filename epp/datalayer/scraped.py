@@ -110,7 +110,7 @@ class Target:
                     endpoint.ip,
                     self.port,
                     ssl=tls,
-                    server_hostname=endpoint.ip if tls is not None else None,
+                    server_hostname=pool.source.server_hostname(endpoint.ip),
                 )
         except TimeoutError:
             if shared.clock() - began_at > shared.deadline_s + LATE_S:

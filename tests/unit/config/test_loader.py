@@ -274,3 +274,34 @@ def test_files(tmp_path: Path) -> None:
     path.write_text("# nothing\n")
     with pytest.raises(ConfigError, match="the configuration is empty"):
         load_file(path)
+
+
+def test_engines_that_are_asked_for_models_by_https_are_those_that_are_scraped_so() -> None:
+    sources = (
+        "plugins:\n"
+        "- {type: metrics-data-source, parameters: {scheme: https, port: 9100, insecureSkipVerify: false}}\n"
+        "- {type: core-metrics-extractor}\n"
+        "- {type: models-data-source, parameters: {scheme: https}}\n"
+        "- {type: models-data-extractor}\n"
+        "dataLayer:\n"
+        "  sources:\n"
+        "  - {pluginRef: metrics-data-source, extractors: [{pluginRef: core-metrics-extractor}]}\n"
+        "  - {pluginRef: models-data-source, extractors: [{pluginRef: models-data-extractor}]}\n"
+    )
+    data = load(sources + "epp: {scrape: {serverName: engine.example.com}}\n").data
+    assert data.scrape is not None
+    assert data.models is not None
+    assert data.scrape.source.server_name == data.models.server_name == "engine.example.com"
+    assert not data.models.insecure_skip_verify
+    assert (data.models.path, data.models.port) == ("/v1/models", None)
+    plain = load(sources.replace("parameters: {scheme: https}", "parameters: {scheme: http}")).data.models
+    assert plain is not None
+    assert plain.scheme == "http"
+
+
+def test_what_would_count_if_certificates_were_verified_is_told() -> None:
+    body = "plugins: [{type: metrics-data-source, parameters: {scheme: https%s}}]\n"
+    own = "epp: {scrape: {serverName: engine.example.com}}\n"
+    (told,) = notices(load(body % "" + own))
+    assert told.startswith("c:4:28: epp.scrape.serverName: it has no effect: certificates are not verified")
+    assert not load(body % ", insecureSkipVerify: false" + own).notices

@@ -153,7 +153,12 @@ PROFILE = "schedulingProfiles: [{name: p, plugins: [{pluginRef: queue-scorer}]}]
         ),
         (
             "plugins: [{type: metrics-data-source, parameters: {scheme: https, caCertPath: /none.pem}}]\n",
-            "c:3:51: plugins[0].parameters: a TLS file cannot be used: [Errno 2] No such file or directory",
+            "c:3:51: plugins[0].parameters: a TLS file cannot be used: [Errno 2] No such file or directory: "
+            "'/none.pem'",
+        ),
+        (
+            "epp: {scrape: {serverName: engine/vllm}}\n",
+            "c:3:28: epp.scrape.serverName: 'engine/vllm' is not the name of a host",
         ),
         (
             "plugins: [{type: metrics-data-source}, {type: models-data-extractor}]\n"
