@@ -46,7 +46,7 @@ class BodyDoor:
     def open(self, head: RequestHead, abort: Abort | None = None) -> BodyCall:
         return BodyCall(self, head, self.tracer.request(head))
 
-    def open_answer(self) -> BodyCall:
+    def open_answer(self, authority: str = "", pool: str = "") -> BodyCall:
         return BodyCall(self, None, UNTRACED)
 
     def not_shown(self) -> None:
