@@ -269,11 +269,11 @@ async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         async for chunk in response.content.iter_any():
             first, *more = chunk.split(b"\n")
             rest += first
+            if len(rest) > MAX_LINE_BYTES:
+                raise KubeError(0, "TooLarge", f"an event of more than {MAX_LINE_BYTES >> 20} MiB")
             for line in more:
                 yield bytes(rest)
                 rest = bytearray(line)
-            if len(rest) > MAX_LINE_BYTES:
-                raise KubeError(0, "TooLarge", f"an event of more than {MAX_LINE_BYTES >> 20} MiB")
         if rest:
             raise KubeError(0, "Disconnected", "the answer ended within an event")
 

@@ -11,8 +11,10 @@ import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import yaml
 from aiohttp import web
 
 Object = dict[str, Any]
@@ -57,7 +59,12 @@ class Trickle:
     piece_bytes: int
 
 
-Fault = Refuse | Cut | End | Say | Trickle
+@dataclass(frozen=True)
+class Hang:
+    """No answer, as long as the client waits."""
+
+
+Fault = Refuse | Cut | End | Say | Trickle | Hang
 
 GARBAGE = Say(b"\x00\xff not json\n")
 HALF = Say(b'{"type":"ADDED","object":{"metadata"\n')
@@ -123,6 +130,17 @@ class FakeKubeApi:
         self._compacted = self.now
         self._snapshots.clear()
 
+    def kubeconfig(self, path: Path, *, namespace: str = "default", **user: str) -> Path:
+        """Writes one for it; `user` as the file has it, such as token or tokenFile."""
+        config = {
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": namespace}}],
+            "users": [{"name": "u", "user": user or {"token": "t"}}],
+            "current-context": "x",
+        }
+        path.write_text(yaml.safe_dump(config))
+        return path
+
     def cut_all(self) -> None:
         """Every connection breaks."""
         for transport in list(self._transports):
@@ -168,6 +186,8 @@ class FakeKubeApi:
             if fault.text:
                 return web.Response(status=fault.status, text=fault.text, headers=headers)
             return _status(fault.status, "Fault", headers)
+        if isinstance(fault, Hang):
+            await asyncio.Event().wait()
         answer = _Answer(request, fault)
         transport = request.transport
         assert isinstance(transport, asyncio.Transport)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,18 +94,11 @@ async def until_settled(informer: Informer, believer: Believer) -> None:
 
 async def play(kubeconfig: Path, broken: list[Fault], script: list[tuple[str, str]], page: int) -> None:
     async with FakeKubeApi() as server:
-        config = {
-            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-            "users": [{"name": "u", "user": {"token": "t"}}],
-            "current-context": "x",
-        }
-        kubeconfig.write_text(yaml.safe_dump(config))
         for key in KEYS[:5]:
             server.put(key)
         believer = Believer(server)
         believer.at = server.now
-        kube = await Kube.open(kubeconfig, {})
+        kube = await Kube.open(server.kubeconfig(kubeconfig), {})
         server.faults.extend(broken)
         informer = Informer(
             kube, PODS, believer, page=page, rng=random.Random(7), sleep=lambda _: asyncio.sleep(0)
