@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from bench.stack import fetch
+from bench.stack import DEPLOY, ROOT, fetch, free_port
 
 from .rig import SERVED, Rig, chat, rig, until
 
@@ -155,6 +156,35 @@ async def test_what_is_decided_at_the_headers_goes_on_as_it_came(tmp_path: Path,
     async with rig(tmp_path, "streamed.yaml", engines=1, flags=flags) as stack:
         assert await ask(stack, chat(model="alias")) == ("alias", "alias")
         assert "llm_d_epp_model_rewrite_decisions_total{" not in page(stack)
+
+
+async def test_the_list_of_models_is_routed_as_the_docs_say(tmp_path: Path, transport: str) -> None:
+    port = free_port()
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)
+    route, cluster = (block.replace("9095", str(port)) for block in blocks[-2:])
+    config = (DEPLOY / "standalone.yaml").read_text()
+    for place, more in (("              - match: {prefix: /}\n", route), ("  - name: epp\n", cluster)):
+        assert config.count(place) == 1
+        config = config.replace(place, more + place)
+    (tmp_path / "standalone.yaml").write_text(config)
+    (tmp_path / "rewrites.yaml").write_text(CANARY)
+    flags = ("--objectives-path", str(tmp_path / "rewrites.yaml"), "--models-port", str(port))
+    async with rig(tmp_path, str(tmp_path / "standalone.yaml"), engines=2, flags=flags) as stack:
+        listed = f"http://127.0.0.1:{port}/v1/models"
+        await until(lambda: '"id":"another-model"' in fetch(listed), "what the engines serve is known")
+        async with stack.client.get("/v1/models/alias") as answer:
+            assert answer.status == 200
+            model = await answer.json()
+        assert model["root"] == "another-model"
+        assert model["pools"][0]["targets"] == {"another-model": 1}
+        async with stack.client.get("/v1/models") as answer:
+            said = await answer.json()
+        assert [one["id"] for one in said["data"]] == ["alias", "another-model", "assistant", "base"]
+        async with stack.client.get("/v1/models/gone") as answer:
+            assert answer.status == 404
+            assert (await answer.json())["error"]["code"] == "model_not_found"
+        assert sum(stack.by_port().values()) == 0, "no engine was asked"
+        assert await ask(stack, chat(model="alias")) == ("another-model", "alias")
 
 
 def page(stack: Rig) -> str:
