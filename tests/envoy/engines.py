@@ -50,11 +50,12 @@ class Engine:
     """Set by the test: streams go on, held requests are answered."""
     open: int = 0
     """Requests being answered now."""
+    host: str = "127.0.0.1"
     _runner: web.AppRunner | None = None
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     async def start(self) -> None:
         app = web.Application(client_max_size=256 << 20)
@@ -64,7 +65,7 @@ class Engine:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        await web.TCPSite(self._runner, self.host, self.port).start()
 
     async def stop(self) -> None:
         if self._runner is not None:
