@@ -269,7 +269,7 @@ def _check(account: Account, namespace: str, expected: set[tuple[str, str]]) -> 
         assert told == expected
 
 
-EVENTS = {(verb, resource) for verb in ("create", "patch") for resource in ("events", "events.events.k8s.io")}
+EVENTS = {("create", "events")}
 
 
 def _reads(*resources: str) -> set[tuple[str, str]]:
@@ -293,7 +293,7 @@ def test_a_selector_needs_no_pools(server: ApiServer, tmp_path: Path) -> None:
 def test_leader_election_adds_leases_of_its_namespace(server: ApiServer, tmp_path: Path) -> None:
     values = _values(tmp_path, {"pool": VLLM, "leaderElection": True, "metrics": {"auth": False}})
     account = Account(server, server.namespace(), values)
-    leases = {(verb, LEASES) for verb in ("get", "create", "update", "patch")}
+    leases = {(verb, LEASES) for verb in ("get", "create", "update")}
     _check(account, account.namespace, _reads(*WATCHED) | EVENTS | leases)
     _check(account, "default", set())
 

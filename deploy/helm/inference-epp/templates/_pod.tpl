@@ -20,12 +20,12 @@ ports:
 {{- if .Values.modelsPort }}
 - {name: http-models, containerPort: {{ .Values.modelsPort }}}
 {{- end }}
-# The first list of pods and pools may take a while where the API server is busy; five minutes are allowed for it.
+# Alive is soon; ready is when the pool is known, however long the API server takes to tell it.
 startupProbe:
   grpc: {port: 9003, service: liveness}
   periodSeconds: 2
   timeoutSeconds: 2
-  failureThreshold: 150
+  failureThreshold: 60
 livenessProbe:
   grpc: {port: 9003, service: liveness}
   periodSeconds: 10
