@@ -44,20 +44,17 @@ class BaseModels:
         bases: dict[str, str] = {}
         notices: list[str] = []
         families = tuple(families)
-        for family in families:
-            bases.setdefault(family.base, family.base)
-        for family in families:
-            for adapter in family.adapters:
-                known = bases.setdefault(adapter, family.base)
-                if known != family.base:
-                    notices.append(
-                        f"{family.source}: {adapter!r} is no adapter of {family.base!r}: "
-                        + ("it is a base model" if known == adapter else f"{known!r} has it already")
-                    )
-                if len(bases) > MAX_NAMES:
-                    notices.append(f"{family.source}: more than {MAX_NAMES} names; the rest is left out")
-                    self._bases = MappingProxyType(bases)
-                    return notices
+        # Base models first: an adapter of one place cannot take the name of another's base model.
+        named = [(one.base, one) for one in families]
+        named += [(adapter, one) for one in families for adapter in one.adapters]
+        for name, family in named:
+            if len(bases) >= MAX_NAMES and name not in bases:
+                notices.append(f"{family.source}: more than {MAX_NAMES} names; the rest is left out")
+                break
+            known = bases.setdefault(name, family.base)
+            if known != family.base:
+                why = "it is a base model" if known == name else f"{known!r} has it already"
+                notices.append(f"{family.source}: {name!r} is no adapter of {family.base!r}: {why}")
         self._bases = MappingProxyType(bases)
         return notices
 

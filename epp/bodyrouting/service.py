@@ -17,7 +17,7 @@ from typing import Final
 import grpc.aio
 
 from epp.bodyrouting.basemodels import BaseModels
-from epp.bodyrouting.configmaps import LABEL, BaseModelMaps
+from epp.bodyrouting.cluster import ModelCluster, is_known
 from epp.bodyrouting.door import BodyDoor
 from epp.bodyrouting.files import BaseModelsFile
 from epp.bodyrouting.metrics import BodyMetrics
@@ -28,15 +28,11 @@ from epp.extproc.grpcio import GrpcioTransport
 from epp.extproc.health import Health, serve_health
 from epp.extproc.native import NativeTransport
 from epp.extproc.transport import Tls, Transport
-from epp.kube.api import Kube
-from epp.kube.informer import Informer
-from epp.kube.resource import Resource
 from epp.telemetry.otel import open_tracer
 from epp.web.server import Listener, WebOptions
 
 log = logging.getLogger("epp.bodyrouting")
 
-CONFIGMAPS: Final = Resource("", "v1", "configmaps", "ConfigMap")
 _SERVICE_NAME: Final = "epp-route-by-model"
 _QUIET_S: Final = 3.0
 """Without open streams it goes this long after SIGTERM: gateways check health every second or two."""
@@ -82,11 +78,11 @@ class BodyRouting:
         self.transport = self._transport()
         self.metrics.watch_transport(self.transport_name, self.transport.collect)
         self.health = Health(lambda: not self.missing())
-        self.web = Listener(options.web, metrics=self.metrics, ready=self.missing)
+        self.base_models_file: BaseModelsFile | None = None
+        self.cluster: ModelCluster | None = None
+        self._notices = (*options.notices, *self._find_base_models())
+        self.web = Listener(options.web, metrics=self.metrics, ready=self.missing, reviewer=self.cluster)
         self.health_port = 0
-        self._file: BaseModelsFile | None = None
-        self._kube: Kube | None = None
-        self._informer: Informer | None = None
         self._health_server: grpc.aio.Server | None = None
         self._draining = False
         self._stop = asyncio.Event()
@@ -121,40 +117,33 @@ class BodyRouting:
 
     # -- base models -------------------------------------------------------------------------------------
 
-    async def _find_base_models(self) -> tuple[str, ...]:
-        """From the file if one is named, else from the cluster if we know one; notices for the start."""
+    def _find_base_models(self) -> tuple[str, ...]:
+        """From the file if one is named, else from the cluster if one is known; notices for the start."""
         options = self.options
-        if not any(step.type == BASE_MODEL for step in options.steps):
-            idle = options.base_models_file is not None
-            return (f"--base-models-file has no effect: no plugin is a {BASE_MODEL}",) if idle else ()
+        wanted = any(step.type == BASE_MODEL for step in options.steps)
+        known = is_known(options.kubeconfig, self._environ)
+        follows = wanted and options.base_models_file is None and known
+        reviews = options.web.auth and options.web.token_file is None and known
+        if follows or reviews:
+            models = self.models if follows else None
+            self.cluster = ModelCluster(options.kubeconfig, options.namespace, self._environ, models)
         if options.base_models_file is not None:
-            self._file = BaseModelsFile(options.base_models_file, self.models)
-            try:
-                self._file.load()
-            except ValueError as error:
-                raise ValueError(f"--base-models-file: {error}") from error
-            return ()
-        known = ("KUBERNETES_SERVICE_HOST", "KUBECONFIG")
-        if options.kubeconfig is None and not any(self._environ.get(name) for name in known):
+            if not wanted:
+                return (f"--base-models-file has no effect: no plugin is a {BASE_MODEL}",)
+            self.base_models_file = BaseModelsFile(options.base_models_file, self.models)
+        elif wanted and not follows:
             return (
                 "no base models are known: there is no cluster to ask for ConfigMaps (this is no pod, and "
                 "neither --kubeconfig nor KUBECONFIG is set) and no --base-models-file; the header of the "
                 "base model is only ever taken off",
             )
-        self._kube = await Kube.open(options.kubeconfig, self._environ)
-        self._informer = Informer(
-            self._kube, CONFIGMAPS, BaseModelMaps(self.models), namespace=options.namespace, labels=LABEL
-        )
         return ()
 
     def missing(self) -> Sequence[str]:
         """What is missing until we are ready; nothing means ready."""
         reasons = []
-        informer = self._informer
-        if informer is not None and not informer.synced:
-            where = "every namespace" if self.options.namespace is None else self.options.namespace
-            trouble = f": {informer.trouble}" if informer.trouble else ""
-            reasons.append(f"the ConfigMaps of base models in {where} are not listed yet{trouble}")
+        if self.cluster is not None and (missing := self.cluster.missing()):
+            reasons.append(missing)
         if self._draining:
             reasons.append("shutting down")
         return reasons
@@ -163,8 +152,15 @@ class BodyRouting:
 
     async def run(self) -> None:
         """Serve until stopped. Raises OSError for taken ports, ValueError for a wrong file or kubeconfig."""
-        found = await self._find_base_models()
+        file = self.base_models_file
+        if file is not None:
+            try:
+                file.load()
+            except ValueError as error:
+                raise ValueError(f"--base-models-file: {error}") from error
         try:
+            if self.cluster is not None:
+                await self.cluster.open()
             await self.transport.start()
             self._health_server, self.health_port = await serve_health(
                 self.health, f"{self.options.bind_address}:{self.options.grpc_health_port}"
@@ -174,9 +170,9 @@ class BodyRouting:
             except OSError as error:
                 raise OSError(f"--metrics-port {self.options.web.port}: {error}") from error
             async with asyncio.TaskGroup() as tasks:
-                sources = [source for source in (self._file, self._informer) if source is not None]
+                sources = [source for source in (file, self.cluster) if source is not None]
                 owned = [tasks.create_task(source.run()) for source in sources]
-                self._say_started(found)
+                self._say_started()
                 await self._until_drained()
                 for task in owned:
                     task.cancel()
@@ -213,14 +209,14 @@ class BodyRouting:
         if self._health_server is not None:
             await self._health_server.stop(0)
         await self.web.stop()
-        if self._kube is not None:
-            await self._kube.close()
+        if self.cluster is not None:
+            await self.cluster.close()
         await asyncio.to_thread(self.tracer.close)
         log.info("stopped")
 
-    def _say_started(self, found: Sequence[str]) -> None:
+    def _say_started(self) -> None:
         options = self.options
-        for notice in (*options.notices, *found, *self.web.notices):
+        for notice in (*self._notices, *self.web.notices):
             log.warning("%s", notice)
         for notice in self.tracer.notices:
             log.info("%s", notice)
