@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 from epp.config.objectives import OBJECTIVE
 from epp.config.rewrites import REWRITE
@@ -20,10 +19,11 @@ from epp.kube.attached import Attached, PoolId
 from epp.kube.following import Follow, Following, PoolView, PoolWorld
 from epp.kube.membership import Membership
 from epp.kube.objects import Objects, Warnings
-from epp.kube.pods import Pod, read_pod, trim
+from epp.kube.pods import Pod, PodWatcher, trim
 from epp.kube.pools import read_legacy_pool, read_pool
 from epp.kube.resource import PODS, Resource
-from epp.kube.selection import ManyPools, OnePool, PodsAlone, Selection
+from epp.kube.selection import ManyPools, OnePool, PodsAlone, Selection, Source
+from epp.kube.slices import SLICES, SliceWatcher, trim_slice
 
 POOLS = Resource(POOL_GROUP, "v1", "inferencepools", "InferencePool")
 LEGACY_POOLS = Resource(LEGACY_POOL_GROUP, "v1alpha2", "inferencepools", "InferencePool")
@@ -47,6 +47,8 @@ class Cluster:
     ) -> None:
         """`follow` is `partial(Informer, kube)`. Endpoints that are only added wait `added_s` for others."""
         self._follow = follow
+        # Of many pools only pods tell which they are in: one pod may stand in the slices of several Services.
+        self._source = Source.PODS if isinstance(selection, ManyPools) else selection.source
         self._added_s = added_s
         self._selection = selection
         self._world = world
@@ -67,9 +69,9 @@ class Cluster:
         self._crowded: set[str] = set()
         self._informers: list[tuple[Resource, Following]] = []
         """Of all but pods."""
-        self._pods: _Pods | None = None
+        self._pods: _PodList | None = None
         """Whose pods are told now."""
-        self._next_pods: _Pods | None = None
+        self._next_pods: _PodList | None = None
         """Takes over once its list is whole."""
         self._group: asyncio.TaskGroup | None = None
         self._dirty: set[str] = set()
@@ -102,7 +104,7 @@ class Cluster:
             said.append(self._no_pool(self._selection))
         elif not said and self._pods is None:
             trouble = self._next_pods.informer.trouble if self._next_pods is not None else ""
-            said.append(trouble or "pods are not listed yet")
+            said.append(trouble or f"{self._source.value} are not listed yet")
         return said
 
     def trouble(self) -> Sequence[str]:
@@ -139,14 +141,23 @@ class Cluster:
         if self._next_pods is not None:
             self._next_pods.stop()
         assert self._group is not None
-        pods = _Pods(self._adopt, self._membership, spec)
-        pods.informer = self._follow(
-            PODS, pods, namespace=self._selection.namespace, labels=labels, trim=trim
-        )
+        pods = _PodList(self._adopt, self._membership, spec)
+        if self._source is Source.PODS:
+            pods.informer = self._follow(
+                PODS, PodWatcher(pods), namespace=self._selection.namespace, labels=labels, trim=trim
+            )
+        else:
+            pods.informer = self._follow(
+                SLICES,
+                SliceWatcher(pods),
+                namespace=self._selection.namespace,
+                labels=labels,
+                trim=trim_slice,
+            )
         self._next_pods = pods
         pods.task = self._group.create_task(pods.informer.run())
 
-    def _adopt(self, pods: _Pods, listed: Mapping[str, Pod]) -> None:
+    def _adopt(self, pods: _PodList, listed: Mapping[str, Pod]) -> None:
         if pods is self._next_pods:
             if self._pods is not None:
                 self._pods.stop()
@@ -310,15 +321,15 @@ class Cluster:
         return f"there is no InferencePool {name} in namespace {namespace} (group {group}); see {see}"
 
 
-class _Pods:
-    """A Watcher of pods."""
+class _PodList:
+    """A PodSink: pods that are followed under one selector."""
 
     informer: Following
     task: asyncio.Task[None]
 
     def __init__(
         self,
-        adopt: Callable[[_Pods, Mapping[str, Pod]], None],
+        adopt: Callable[[_PodList, Mapping[str, Pod]], None],
         membership: Membership,
         spec: PoolSpec | None,
     ) -> None:
@@ -328,15 +339,15 @@ class _Pods:
         self._stopped = False
         self.spec = spec
 
-    def replaced(self, objects: Mapping[str, Mapping[str, Any]]) -> None:
+    def listed(self, pods: Mapping[str, Pod]) -> None:
         if not self._stopped:
-            self._adopt(self, {key: read_pod(raw) for key, raw in objects.items()})
+            self._adopt(self, pods)
 
-    def changed(self, key: str, object: Mapping[str, Any]) -> None:
+    def put(self, pod: Pod) -> None:
         if not self._stopped:
-            self._membership.put_pod(read_pod(object))
+            self._membership.put_pod(pod)
 
-    def removed(self, key: str) -> None:
+    def gone(self, key: str) -> None:
         if not self._stopped:
             self._membership.remove_pod(key)
 

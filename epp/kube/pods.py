@@ -10,7 +10,7 @@ import ipaddress
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -43,6 +43,33 @@ class Pod(Struct, frozen=True, gc=False):
     @property
     def key(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+class PodSink(Protocol):
+    """Who is told of pods, by `namespace/name`."""
+
+    def listed(self, pods: Mapping[str, Pod]) -> None:
+        """All that there are."""
+
+    def put(self, pod: Pod) -> None: ...
+
+    def gone(self, key: str) -> None: ...
+
+
+class PodWatcher:
+    """A Watcher of pods."""
+
+    def __init__(self, sink: PodSink) -> None:
+        self._sink = sink
+
+    def replaced(self, objects: Mapping[str, Mapping[str, Any]]) -> None:
+        self._sink.listed({key: read_pod(raw) for key, raw in objects.items()})
+
+    def changed(self, key: str, object: Mapping[str, Any]) -> None:
+        self._sink.put(read_pod(object))
+
+    def removed(self, key: str) -> None:
+        self._sink.gone(key)
 
 
 def trim(raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +108,7 @@ def read_pod(raw: Mapping[str, Any]) -> Pod:
     return Pod(
         namespace=_word(metadata.get("namespace")),
         name=_text(metadata.get("name")),
-        labels=_labels(metadata.get("labels")),
+        labels=read_labels(metadata.get("labels")),
         ip=_ip(status),
         ready=ready,
         active_ports=_annotation(annotations.get(LEGACY_ACTIVE_PORTS) if active is None else active),
@@ -160,7 +187,8 @@ def _ip(status: Mapping[str, Any]) -> str:
         return ""
 
 
-def _labels(value: Any) -> dict[str, str]:
+def read_labels(value: Any) -> dict[str, str]:
+    """As far as they are handed on."""
     labels = {_word(key): _word(text) for key, text in _map(value).items() if isinstance(text, str)}
     return labels if len(labels) <= MAX_LABELS else dict(sorted(labels.items())[:MAX_LABELS])
 

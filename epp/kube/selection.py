@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TypeAlias
 
 from epp.domain.pool import POOL_GROUP, PoolSpec
 from epp.kube.selectors import EVERYTHING, Selector
+
+
+class Source(StrEnum):
+    """Where endpoints are read from."""
+
+    PODS = "pods"
+    SLICES = "endpointslices"
+    """Selectors are matched with the labels of EndpointSlices, which are those of their Service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +25,7 @@ class OnePool:
     namespace: str
     name: str
     group: str = POOL_GROUP
+    source: Source = Source.PODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +37,7 @@ class PodsAlone:
     """What the pool is called in metrics and answers."""
     selector: Selector
     target_ports: tuple[int, ...]
+    source: Source = Source.PODS
 
     def spec(self) -> PoolSpec:
         return PoolSpec(self.namespace, self.pool, str(self.selector), self.target_ports, group="")

@@ -19,7 +19,7 @@ from epp.kube.cluster import Cluster
 from epp.kube.events import Events
 from epp.kube.informer import Informer
 from epp.kube.pods import ACTIVE_PORTS, METRICS_PORT
-from epp.kube.selection import ManyPools, OnePool, PodsAlone, Selection
+from epp.kube.selection import ManyPools, OnePool, PodsAlone, Selection, Source
 from tests.fakes.informers import NotingView, NotingWorld
 
 from .rig import ADMIN, HERE, ApiServer, Object, objective, pool, rewrite, until
@@ -216,6 +216,45 @@ async def test_pods_alone(apiserver: ApiServer, namespace: str) -> None:
         assert list(scene.cluster.missing()) == []
 
 
+async def test_endpoint_slices_in_place_of_pods(apiserver: ApiServer, namespace: str) -> None:
+    """With no right to read pods."""
+    rules = [
+        {"apiGroups": ["inference.networking.k8s.io"], "resources": ["inferencepools"]},
+        {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"]},
+    ]
+    apiserver.grant("bob", namespace, [{**rule, "verbs": ["get", "list", "watch"]} for rule in rules])
+    apiserver.create(pool(namespace, "chat", APP))
+    target = {"kind": "Pod", "name": "a", "namespace": namespace}
+    made = apiserver.create(
+        {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": "vllm-x1",
+                "namespace": namespace,
+                "labels": {**APP, "kubernetes.io/service-name": "vllm"},
+            },
+            "addressType": "IPv4",
+            "endpoints": [
+                {"addresses": ["10.1.1.1"], "conditions": {"ready": True}, "targetRef": target},
+                {"addresses": ["10.1.1.2"]},
+            ],
+        }
+    )
+    by_service = selectors.parse("kubernetes.io/service-name=vllm")
+    for selection in (
+        OnePool(namespace, "chat", source=Source.SLICES),
+        PodsAlone(namespace, "chat", by_service, (8000,), source=Source.SLICES),
+    ):
+        async with following(apiserver, namespace, selection, user="bob") as scene:
+            await scene.has("a-rank-0", "vllm-x1-10.1.1.2-rank-0")
+            ending = {"ready": False, "serving": True, "terminating": True}
+            first, second = made["endpoints"]
+            apiserver.patch(made, {"endpoints": [{**first, "conditions": ending}, second]})
+            await scene.has("vllm-x1-10.1.1.2-rank-0")
+            apiserver.patch(made, {"endpoints": [first, second]})
+
+
 async def test_pools_of_every_namespace_by_their_labels(apiserver: ApiServer, namespace: str) -> None:
     other = apiserver.namespace()
     for space in (namespace, other):
@@ -297,9 +336,10 @@ async def test_without_rights_it_says_so_and_without_events_it_serves(
     apiserver.create(pool(namespace, "chat", APP))
     apiserver.pod(namespace, "a", APP, annotations={ACTIVE_PORTS: "x"})
     async with following(apiserver, namespace, OnePool(namespace, "chat"), user="picker") as scene:
-        await until(lambda: "picker" in str(scene.cluster.missing()), "it says who may not")
+        await until(lambda: len(scene.cluster.trouble()) == 5, "it has asked for everything but pods")
         (said,) = scene.cluster.missing()
         assert "inferencepools" in said
+        assert '"picker" cannot list' in said
         read = ["get", "list", "watch"]
         apiserver.grant(
             "picker",

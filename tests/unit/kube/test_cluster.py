@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import pytest
+
+from epp.datalayer.endpoints_file import MAX_ENDPOINTS
 from epp.domain.objective import Objective
 from epp.domain.pool import LEGACY_POOL_GROUP, POOL_GROUP
 from epp.kube import selectors
-from epp.kube.cluster import LEGACY_POOLS, POOLS, Cluster
+from epp.kube.cluster import LEGACY_POOLS, MAX_POOLS, POOLS, Cluster
 from epp.kube.pods import ACTIVE_PORTS, METRICS_PORT
 from epp.kube.resource import PODS, Resource
 from epp.kube.selection import ManyPools, OnePool, PodsAlone, Selection
@@ -474,3 +477,29 @@ async def test_a_relist_tells_what_went_unseen() -> None:
             informer.relist()
         assert scene.chat.names == ["b-rank-0"]
         assert set(scene.world.views) == {"prod/chat"}
+
+
+async def test_pools_have_a_limit_and_those_left_out_follow_when_others_go() -> None:
+    api = FakeCluster()
+    for n in range(MAX_POOLS + 2):
+        api.put(POOLS, objects.pool(f"p{n:05}"))
+    async with following(ALL, api) as scene:
+        assert len(scene.world.views) == MAX_POOLS
+        left_out = api.objects[POOLS].keys() - scene.world.views.keys()
+        gone = next(key for key in scene.world.views)
+        api.delete(POOLS, gone)
+        assert len(scene.world.views) == MAX_POOLS
+        assert len(left_out & scene.world.views.keys()) == 1
+        (still,) = left_out - scene.world.views.keys()
+        api.delete(POOLS, still)
+        api.delete(POOLS, next(key for key in scene.world.views))
+        assert len(scene.world.views) == MAX_POOLS - 1
+
+
+async def test_endpoints_of_a_pool_have_a_limit(caplog: pytest.LogCaptureFixture) -> None:
+    api = FakeCluster()
+    api.put(POOLS, objects.pool(ports=tuple(range(1, 9))))
+    api.put(PODS, *(objects.pod(f"p{n}") for n in range(MAX_ENDPOINTS // 8 + 1)))
+    async with following(CHAT, api) as scene:
+        assert len(scene.chat.endpoints or ()) == MAX_ENDPOINTS
+        assert f"only {MAX_ENDPOINTS} are used" in caplog.text
