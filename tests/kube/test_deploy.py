@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -147,6 +149,31 @@ def test_values_that_do_not_go_together_are_an_error(
 def test_generated_files_are_what_the_chart_gives(kube_parts: Parts) -> None:
     for path, text in render.rendered(kube_parts.helm):
         assert path.read_text() == text, f"{path}: run python deploy/render.py"
+
+
+def _commands() -> list[tuple[str, list[str]]]:
+    """The helm commands of the docs: their page and arguments."""
+    found = []
+    for page in sorted((render.DEPLOY.parent / "docs").rglob("*.md")):
+        text = page.read_text().replace("\\\n", " ")
+        for line in re.findall(
+            r"^helm (?:install|upgrade) .*deploy/helm/inference-epp.*$", text, re.MULTILINE
+        ):
+            words = shlex.split(line, comments=True)
+            at = words.index("deploy/helm/inference-epp")
+            found.append((page.name, [word for word in words[at + 1 :] if word != "--reuse-values"]))
+    return found
+
+
+@pytest.mark.parametrize(("page", "settings"), _commands(), ids=lambda value: str(value)[:60])
+def test_what_the_docs_install_is_accepted(server: ApiServer, page: str, settings: list[str]) -> None:
+    argv = [server.parts.helm, "template", "epp", str(render.CHART), "--kube-version", render.KUBERNETES]
+    if not any("matchLabels" in word or word.startswith("mode=") for word in settings):
+        settings = [*settings, "--set", "pool.matchLabels.app=vllm"]  # an upgrade keeps what was set
+    done = subprocess.run([*argv, *settings], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for thing in _objects(done.stdout):
+        _accepts(server, {**thing, "metadata": {"namespace": "default", **thing["metadata"]}})
 
 
 # Everything else in deploy/
