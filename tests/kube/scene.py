@@ -98,8 +98,8 @@ class Scene:
         if not any(flag.startswith("--metrics-endpoint-auth") for flag in flags):
             argv.append("--metrics-endpoint-auth=false")
         child = Child("epp", argv, self.folder / f"epp-{grpc}.log", env=env)
-        self.live.callback(child.stop)
         served = Served(child, grpc, health, metrics)
+        self.live.callback(served.stop_now)
         url = f"http://127.0.0.1:{metrics}/{'readyz' if ready else 'healthz'}"
         await asyncio.to_thread(child.wait_for, lambda: answers(url))
         return Picker(served)
