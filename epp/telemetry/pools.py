@@ -133,12 +133,13 @@ class Pools:
             if number % (4 * AT_ONCE) == 0:
                 yield None
 
-    def _sizes(self) -> Iterable[Cell]:
+    def _sizes(self) -> Iterator[Cell | None]:
         sums: dict[Key, float] = {}
-        for indexes in self._indexes.values():
-            for key, size in indexes.items():
-                sums[key] = sums.get(key, 0) + size()
-        return sums.items()
+        for number, indexes in enumerate(tuple(self._indexes.values()), 1):
+            _add(sums, [(key, size()) for key, size in indexes.items()])
+            if number % (4 * AT_ONCE) == 0:
+                yield None
+        yield from sums.items()
 
     def _counted(
         self, metric: Metric, of: Callable[[AnswersSource], Iterable[Cell]]
