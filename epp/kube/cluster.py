@@ -13,23 +13,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from epp.config.objectives import OBJECTIVE
 from epp.config.rewrites import REWRITE
-from epp.datalayer.endpoints_file import MAX_ENDPOINTS
-from epp.domain.pool import LEGACY_POOL_GROUP, POOL_GROUP, PoolSpec
+from epp.domain.endpoint import EndpointSpec
+from epp.domain.pool import PoolSpec
 from epp.kube.attached import Attached, PoolId
 from epp.kube.following import Follow, Following, PoolView, PoolWorld
 from epp.kube.membership import Membership
 from epp.kube.objects import Objects, Warnings
-from epp.kube.pods import Pod, PodWatcher, trim
-from epp.kube.pools import read_legacy_pool, read_pool
+from epp.kube.podlist import PodList
+from epp.kube.pods import Pod
+from epp.kube.pools import LEGACY_POOLS, POOLS, read_legacy_pool, read_pool
 from epp.kube.resource import PODS, Resource
 from epp.kube.selection import ManyPools, OnePool, PodsAlone, Selection, Source
-from epp.kube.slices import SLICES, SliceWatcher, trim_slice
+from epp.kube.telling import ADDED_S, Telling
 
-POOLS = Resource(POOL_GROUP, "v1", "inferencepools", "InferencePool")
-LEGACY_POOLS = Resource(LEGACY_POOL_GROUP, "v1alpha2", "inferencepools", "InferencePool")
 MAX_POOLS = 10_000
-ADDED_S = 0.02
-"""Long enough that a rollout's pods come in lots, too short for anybody to wait for."""
 log = logging.getLogger("epp.kube")
 
 
@@ -49,7 +46,6 @@ class Cluster:
         self._follow = follow
         # Of many pools only pods tell which they are in: one pod may stand in the slices of several Services.
         self._source = Source.PODS if isinstance(selection, ManyPools) else selection.source
-        self._added_s = added_s
         self._selection = selection
         self._world = world
         self._warnings = warnings
@@ -57,26 +53,23 @@ class Cluster:
         self._rewrites = Attached(REWRITE, "inferencemodelrewrites", self._attached_changed, warnings)
         self._pools = tuple(
             Objects(resource, read, self._pools_changed, warnings)
-            for resource, read in _pool_resources(selection)
+            for resource, read in _kinds_of_pools(selection)
         )
         """Where two groups have a pool of one name, the first counts."""
         self._membership = Membership(self._touched, self._mistaken)
+        self._telling = Telling(self._membership.endpoints, self._tell_endpoints, added_s)
         self._views: dict[str, PoolView] = {}
         self._specs: dict[str, PoolSpec] = {}
         """As the world knows them; by `namespace/name`, as the views."""
         self._left_out: set[str] = set()
         self._twice: set[str] = set()
-        self._crowded: set[str] = set()
         self._informers: list[tuple[Resource, Following]] = []
         """Of all but pods."""
-        self._pods: _PodList | None = None
+        self._pods: PodList | None = None
         """Whose pods are told now."""
-        self._next_pods: _PodList | None = None
+        self._next_pods: PodList | None = None
         """Takes over once its list is whole."""
         self._group: asyncio.TaskGroup | None = None
-        self._dirty: set[str] = set()
-        self._flush_at: asyncio.Handle | None = None
-        self._urgent = False
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -141,32 +134,30 @@ class Cluster:
         if self._next_pods is not None:
             self._next_pods.stop()
         assert self._group is not None
-        pods = _PodList(self._adopt, self._membership, spec)
-        if self._source is Source.PODS:
-            pods.informer = self._follow(
-                PODS, PodWatcher(pods), namespace=self._selection.namespace, labels=labels, trim=trim
-            )
-        else:
-            pods.informer = self._follow(
-                SLICES,
-                SliceWatcher(pods),
-                namespace=self._selection.namespace,
-                labels=labels,
-                trim=trim_slice,
-            )
-        self._next_pods = pods
-        pods.task = self._group.create_task(pods.informer.run())
+        self._next_pods = PodList(
+            self._follow,
+            self._source,
+            self._membership,
+            self._adopt,
+            namespace=self._selection.namespace,
+            labels=labels,
+            spec=spec,
+        )
+        self._next_pods.start(self._group)
 
-    def _adopt(self, pods: _PodList, listed: Mapping[str, Pod]) -> None:
+    def _adopt(self, pods: PodList, listed: Mapping[str, Pod]) -> None:
         if pods is self._next_pods:
             if self._pods is not None:
                 self._pods.stop()
             self._pods, self._next_pods = pods, None
             if pods.spec is not None:
                 self._membership.set_pools([pods.spec])
-            self._dirty.update(self._specs)
+            self._telling.open = True
+            self._membership.replace_pods(listed)
+            self._telling.now(self._specs)
+            return
         self._membership.replace_pods(listed)
-        self._flush()
+        self._telling.now()
 
     # -- pools ---------------------------------------------------------------------------------------------
 
@@ -206,7 +197,7 @@ class Cluster:
         for key in went:
             spec = self._specs.pop(key)
             del self._views[key]
-            self._dirty.discard(key)
+            self._telling.gone(key)
             log.info("pool %s is gone", key)
             self._world.pool_went(spec.namespace, spec.name)
         for spec in came:
@@ -258,6 +249,7 @@ class Cluster:
             if one is not None:
                 one.stop()
         self._pods = self._next_pods = None
+        self._telling.open = False
         self._membership.replace_pods({})
 
     # -- what is told --------------------------------------------------------------------------------------
@@ -273,35 +265,12 @@ class Cluster:
         view.set_objectives({one.name: one for one in self._objectives.of(pool)})
         view.set_rewrites(self._rewrites.of(pool))
 
-    def _touched(self, pool: str, urgent: bool) -> None:
-        if pool not in self._specs:
-            return
-        self._dirty.add(pool)
-        if self._flush_at is not None and (self._urgent or not urgent):
-            return
-        if self._flush_at is not None:
-            self._flush_at.cancel()
-        loop = asyncio.get_running_loop()
-        self._urgent = urgent
-        self._flush_at = (
-            loop.call_soon(self._flush) if urgent else loop.call_later(self._added_s, self._flush)
-        )
+    def _tell_endpoints(self, pool: str, endpoints: Sequence[EndpointSpec]) -> None:
+        self._views[pool].set_endpoints(endpoints)
 
-    def _flush(self) -> None:
-        if self._flush_at is not None:
-            self._flush_at.cancel()
-            self._flush_at = None
-        if self._pods is None:
-            return
-        dirty, self._dirty = self._dirty, set()
-        for key in dirty:
-            specs = self._membership.endpoints(key)
-            if len(specs) <= MAX_ENDPOINTS:
-                self._crowded.discard(key)
-            elif key not in self._crowded:
-                self._crowded.add(key)
-                log.error("pool %s has %d endpoints: only %d are used", key, len(specs), MAX_ENDPOINTS)
-            self._views[key].set_endpoints(specs[:MAX_ENDPOINTS])
+    def _touched(self, pool: str, urgent: bool) -> None:
+        if pool in self._specs:
+            self._telling.touched(pool, urgent)
 
     def _mistaken(self, pod: Pod, mistake: str) -> None:
         log.warning("pod %s: %s", pod.key, mistake)
@@ -321,42 +290,7 @@ class Cluster:
         return f"there is no InferencePool {name} in namespace {namespace} (group {group}); see {see}"
 
 
-class _PodList:
-    """A PodSink: pods that are followed under one selector."""
-
-    informer: Following
-    task: asyncio.Task[None]
-
-    def __init__(
-        self,
-        adopt: Callable[[_PodList, Mapping[str, Pod]], None],
-        membership: Membership,
-        spec: PoolSpec | None,
-    ) -> None:
-        """`spec` is the pool whose selector was asked of the API server, if one was."""
-        self._adopt = adopt
-        self._membership = membership
-        self._stopped = False
-        self.spec = spec
-
-    def listed(self, pods: Mapping[str, Pod]) -> None:
-        if not self._stopped:
-            self._adopt(self, pods)
-
-    def put(self, pod: Pod) -> None:
-        if not self._stopped:
-            self._membership.put_pod(pod)
-
-    def gone(self, key: str) -> None:
-        if not self._stopped:
-            self._membership.remove_pod(key)
-
-    def stop(self) -> None:
-        self._stopped = True
-        self.task.cancel()
-
-
-def _pool_resources(selection: Selection) -> Sequence[tuple[Resource, Callable[..., PoolSpec | None]]]:
+def _kinds_of_pools(selection: Selection) -> Sequence[tuple[Resource, Callable[..., PoolSpec | None]]]:
     both = (POOLS, read_pool), (LEGACY_POOLS, read_legacy_pool)
     if isinstance(selection, OnePool):
         return [one for one in both if one[0].group == selection.group]

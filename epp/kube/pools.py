@@ -11,7 +11,10 @@ from typing import Any
 from epp.config.problems import Path, Report, choices, nearest
 from epp.domain.pool import LEGACY_POOL_GROUP, PICKER_PORT, POOL_GROUP, AppProtocol, FailureMode, PoolSpec
 from epp.kube import selectors
+from epp.kube.resource import Resource
 
+POOLS = Resource(POOL_GROUP, "v1", "inferencepools", "InferencePool")
+LEGACY_POOLS = Resource(LEGACY_POOL_GROUP, "v1alpha2", "inferencepools", "InferencePool")
 MAX_PORTS = 8
 MAX_SELECTOR_LABELS = 64
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"

@@ -13,8 +13,9 @@ from epp.datalayer.endpoints_file import MAX_ENDPOINTS
 from epp.domain.objective import Objective
 from epp.domain.pool import LEGACY_POOL_GROUP, POOL_GROUP
 from epp.kube import selectors
-from epp.kube.cluster import LEGACY_POOLS, MAX_POOLS, POOLS, Cluster
+from epp.kube.cluster import MAX_POOLS, Cluster
 from epp.kube.pods import ACTIVE_PORTS, METRICS_PORT
+from epp.kube.pools import LEGACY_POOLS, POOLS
 from epp.kube.resource import PODS, Resource
 from epp.kube.selection import ManyPools, OnePool, PodsAlone, Selection
 from tests.fakes.informers import FakeCluster, NotedWarnings, NotingView, NotingWorld

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from epp.kube.api import KubeError
-from epp.kube.cluster import POOLS
 from epp.kube.events import AGAIN_S, MAX_WAITING, PER_MINUTE, Events
+from epp.kube.pools import POOLS
 from epp.kube.resource import PODS
 
 CHAT = {"namespace": "prod", "name": "chat", "uid": "u1", "resourceVersion": "7"}

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.kube import selectors
-from epp.kube.cluster import POOLS, Cluster
+from epp.kube.cluster import Cluster
 from epp.kube.pods import Pod
+from epp.kube.pools import POOLS
 from epp.kube.resource import PODS
 from epp.kube.selection import OnePool, PodsAlone, Selection, Source
 from epp.kube.slices import SLICES, SliceWatcher, read_slice, trim_slice
