@@ -76,14 +76,15 @@ def in_pool(models: Mapping[str, Model], pool: str) -> dict[str, Model]:
     """Those of one pool, by its whole name or, in whatever namespace, by its name alone."""
     found: dict[str, Model] = {}
     for name, model in models.items():
-        here = [one for one in model.pools if is_named(one.name, pool)]
+        here = [one for one in model.pools if pool in names_of(one.name)]
         if here:
             found[name] = Model(id=name, created=model.created, root=_root(name, here), pools=here)
     return found
 
 
-def is_named(pool: str, said: str) -> bool:
-    return said in (pool, pool.rpartition("/")[2])
+def names_of(pool: str) -> tuple[str, str]:
+    """What a pool may be called: its whole name, and that without the namespace."""
+    return pool, pool.rpartition("/")[2]
 
 
 def _root(name: str, pools: Iterable[Serving]) -> str | None:

@@ -1,7 +1,7 @@
 """`GET /v1/models` over all pools, on a port of its own to which gateways may send their clients.
 
-Open to all who reach it, as engines' own lists are. What an answer costs does not depend on how often it is
-asked for: the list is made anew at most once a second.
+Open to all who reach it, as engines' own lists are. However often lists are asked for, pools are looked at once
+a second at most, and lists made anew only where something has changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aiohttp import web
 
 from epp.domain.errors import Reason, Refused, answer_of
 from epp.domain.views import Clock
-from epp.web.modellist import Model, Models, PoolModels, in_pool, is_named, list_models
+from epp.web.modellist import Model, Models, PoolModels, in_pool, list_models, names_of
 from epp.web.tls import ServerTls
 
 REFRESH_S = 1.0
@@ -55,9 +55,12 @@ class ModelsServer:
         self._clock = clock
         self._created = int(time.time() if started_at is None else started_at)
         self._listed_at = float("-inf")
-        self._pools: tuple[str, ...] = ()
+        self._pools: frozenset[str] = frozenset()
         self._models: Mapping[str, Model] = {}
-        self._page = b""
+        self._pages: dict[str, bytes] = {}
+        """Lists that were asked for, by pool."""
+        self._seen: tuple[object, ...] = ()
+        """What the lists were made of."""
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -111,7 +114,10 @@ class ModelsServer:
         pool = self._refreshed(request)
         if isinstance(pool, web.Response):
             return pool
-        page = _encode(Models(data=[*in_pool(self._models, pool).values()])) if pool else self._page
+        page = self._pages.get(pool)
+        if page is None:
+            models = in_pool(self._models, pool) if pool else self._models
+            page = self._pages[pool] = _encode(Models(data=[*models.values()]))
         return web.Response(body=page, content_type="application/json")
 
     async def _one(self, request: web.Request) -> web.Response:
@@ -133,12 +139,15 @@ class ModelsServer:
         now = self._clock()
         if now - self._listed_at >= REFRESH_S:
             pools = tuple(self._source.models_of())
-            self._models = list_models(pools, self._created)
-            self._pools = tuple(pool.pool for pool in pools)
-            self._page = _encode(Models(data=[*self._models.values()]))
+            seen = tuple((pool.pool, pool.snapshot.models, pool.rewrites.rewrites) for pool in pools)
+            if seen != self._seen:
+                self._models = list_models(pools, self._created)
+                self._pools = frozenset(name for pool in pools for name in names_of(pool.pool))
+                self._pages.clear()
+                self._seen = seen
             self._listed_at = now
         pool = request.match_info.get("pool") or request.query.get("pool", "")
-        if pool and not any(is_named(one, pool) for one in self._pools):
+        if pool and pool not in self._pools:
             return _refusal(Reason.MODEL_NOT_FOUND, f"There is no pool '{pool[:MAX_SHOWN]}'.", "pool")
         return pool
 

@@ -182,6 +182,18 @@ async def test_the_list_is_made_anew_once_a_second() -> None:
         assert pools.asked == 2
 
 
+async def test_rules_that_change_are_seen() -> None:
+    one = pool("p", ["x"])
+    pools = Pools(one)
+    async with serving(pools) as client:
+        for way in ("/v1/models", "/pools/p/v1/models"):
+            assert [model["id"] for model in (await get(client, way))["data"]] == ["x"]
+        one.rewrites.replace([Rewrite("r", (rule("alias", x=1),))])
+        pools.now += REFRESH_S
+        for way in ("/v1/models", "/pools/p/v1/models", "/v1/models?pool=p"):
+            assert [model["id"] for model in (await get(client, way))["data"]] == ["alias", "x"]
+
+
 class Broken:
     now = 1.0
 
