@@ -1,7 +1,7 @@
 """`GET /v1/models` over all pools, on a port of its own to which gateways may send their clients.
 
-Open to all who reach it, as engines' own lists are. However often lists are asked for, pools are looked at once
-a second at most, and lists made anew only where something has changed.
+Open to all who reach it, as engines' own lists are. However often lists are asked for, pools are looked at
+once a second at most, and lists made anew only where something has changed.
 """
 
 from __future__ import annotations
