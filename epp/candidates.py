@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from epp.datalayer.homes import Homes
-from epp.datalayer.models import ModelProbe, serving
+from epp.datalayer.models import ModelProbe
+from epp.datalayer.serving import Masks
 from epp.domain.errors import Reason, Refused
 from epp.domain.request import Api, Request
 from epp.domain.snapshot import Ints, Snapshot
@@ -29,6 +30,7 @@ class Candidates:
         self._probe = models
         self._clock = clock
         self._subset_filter = subset_filter
+        self._masks = Masks()
         self._models: tuple[frozenset[str] | None, ...] = ()
         self._everywhere: set[str] = set()
         """Models that every endpoint serves, as far as `_models` tells."""
@@ -60,7 +62,7 @@ class Candidates:
             self._everywhere = set()
         if model in self._everywhere:
             return rows
-        serves = serving(snapshot, model, rows)
+        serves = self._masks.serving(snapshot, model, rows)
         fit = np.count_nonzero(serves)
         if fit == len(rows):
             if rows is snapshot.every:

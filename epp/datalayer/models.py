@@ -1,8 +1,8 @@
 """Which models each endpoint serves: asked by `/v1/models`, rarely, and added to by what the metrics tell.
 
-A filter for mixed pools, and the question whether it is certain that nobody serves a model. An adapter may be
-loaded at any moment, so certainty needs lists of the last few seconds: the first request for an unknown model
-has everybody asked again and still goes to an engine, which answers 404 by itself if need be.
+An adapter may be loaded at any moment, so to be certain that nobody serves a model needs lists of the last few
+seconds: the first request for an unknown model has everybody asked again and still goes to an engine, which
+answers 404 by itself if need be.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from itertools import count
 from random import Random
 
 import msgspec
-import numpy as np
 
 from epp.datalayer.connection import Connection, HttpSource
 from epp.datalayer.counting import ScrapeErrors, Uncounted
+from epp.datalayer.serving import certainly_unserved, model_names
 from epp.datalayer.store import Store
 from epp.domain.endpoint import Endpoint
-from epp.domain.snapshot import NEVER, Bools, Ints, Snapshot
+from epp.domain.snapshot import NEVER, Ints, Snapshot
 from epp.domain.views import Clock
 
 SOURCE = "models-data-source"
@@ -39,64 +39,7 @@ AT_ONCE = 256
 FIRST_S = 0.002
 """Endpoints that come are asked at most so close upon each other."""
 MAX_BODY_BYTES = 1 << 20
-MAX_NAMES = 10_000
-MAX_MASKS = 1024
-"""Model names whose filter answer is kept; clients choose them."""
 _log = logging.getLogger(__name__)
-
-
-class _Model(msgspec.Struct):
-    id: str
-
-
-class _List(msgspec.Struct):
-    data: list[_Model]
-
-
-_decoder = msgspec.json.Decoder(_List)
-
-
-def model_names(body: bytes) -> frozenset[str]:
-    """Ids of a `/v1/models` answer. Raises ValueError when it is none."""
-    names = frozenset(model.id for model in _decoder.decode(body).data)
-    if len(names) > MAX_NAMES:
-        raise ValueError(f"more than {MAX_NAMES} models")
-    return names
-
-
-class _Masks:
-    """Filter answers of the newest list of models. A memo: it changes no answer."""
-
-    def __init__(self) -> None:
-        self._models: tuple[frozenset[str] | None, ...] = ()
-        self._masks: dict[str, Bools] = {}
-
-    def of(self, models: tuple[frozenset[str] | None, ...], model: str) -> Bools:
-        if models is not self._models or len(self._masks) >= MAX_MASKS:
-            self._models, self._masks = models, {}
-        mask = self._masks.get(model)
-        if mask is None:
-            listed = (names is None or model in names for names in models)
-            mask = self._masks[model] = np.fromiter(listed, np.bool_, len(models))
-            mask.flags.writeable = False
-        return mask
-
-
-_masks = _Masks()
-
-
-def serving(snapshot: Snapshot, model: str, rows: Ints) -> Bools:
-    """One boolean for each of `rows`: False where it is known that the endpoint does not serve `model`."""
-    mask: Bools = _masks.of(snapshot.models, model)[rows]
-    return mask
-
-
-def certainly_unserved(snapshot: Snapshot, model: str, rows: Ints) -> bool:
-    """Whether every one of `rows` has told its models and none of them is `model`.
-
-    The lists may be as old as the probe's interval; `ModelProbe.certainly_unserved` knows how old they are.
-    """
-    return len(rows) > 0 and not serving(snapshot, model, rows).any()
 
 
 class _Once:

@@ -9,16 +9,12 @@ clears it. At most half of the pool is avoided at once: when everything fails, t
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from enum import IntEnum
-from functools import partial
 from random import Random
 
 import numpy as np
 
 from epp.domain.snapshot import Bools, Ints
-from epp.domain.views import Clock
 
 BASE_S = 1.0
 """First avoidance: spares a dead process some hundred requests, costs little after a lone reset."""
@@ -72,8 +68,6 @@ class Outliers:
         """Changes whenever an endpoint becomes avoided or available."""
         self.ejections = 0
         """Avoidances so far."""
-        self.on_avoided: Callable[[], None] = _unheard
-        """Called when an endpoint is avoided from now on."""
 
     @property
     def avoided(self) -> int:
@@ -106,7 +100,6 @@ class Outliers:
         record.avoided = True
         self.ejections += 1
         self._changed(1)
-        self.on_avoided()
         return True
 
     def tick(self, now: float) -> None:
@@ -143,54 +136,3 @@ class Outliers:
     def _changed(self, difference: int) -> None:
         self._avoided += difference
         self.version += 1
-
-
-class Recovery:
-    """Lets endpoints of any number of pools back in when their time is over. Own `run` in a task group; while
-    nobody is avoided it does not wake."""
-
-    def __init__(self, clock: Clock, period_s: float = 0.1) -> None:
-        self._clock = clock
-        self._period_s = period_s
-        self._away: dict[int, Outliers] = {}
-        """Those with avoided endpoints, by id()."""
-        self._woken = asyncio.Event()
-
-    def join(self, outliers: Outliers) -> None:
-        """It need not leave: who avoids nobody is not held."""
-        outliers.on_avoided = partial(self._avoided, outliers)
-        if outliers.avoided:
-            self._avoided(outliers)
-
-    @property
-    def waiting(self) -> int:
-        """Pools that avoid somebody."""
-        return len(self._away)
-
-    async def run(self) -> None:
-        """Runs until cancelled."""
-        while True:
-            await self._woken.wait()
-            await asyncio.sleep(self._period_s)
-            now = self._clock()
-            for outliers in tuple(self._away.values()):
-                outliers.tick(now)
-                if not outliers.avoided:
-                    del self._away[id(outliers)]
-            if not self._away:
-                self._woken.clear()
-
-    def _avoided(self, outliers: Outliers) -> None:
-        self._away[id(outliers)] = outliers
-        self._woken.set()
-
-
-def _unheard() -> None:
-    pass
-
-
-async def recover(outliers: Outliers, clock: Clock, period_s: float = 0.1) -> None:
-    """Runs until cancelled: lets endpoints back in when their time is over."""
-    while True:
-        outliers.tick(clock())
-        await asyncio.sleep(period_s)

@@ -15,15 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from epp.datalayer.models import (
-    CERTAIN_S,
-    SOURCE,
-    ModelProbe,
-    ModelProber,
-    certainly_unserved,
-    model_names,
-    serving,
-)
+from epp.datalayer.models import CERTAIN_S, SOURCE, ModelProbe, ModelProber
+from epp.datalayer.serving import Masks, certainly_unserved, model_names, serving
 from epp.domain.views import Clock
 from tests.builders import snapshot
 from tests.unit.datalayer.engines_up import VLLM, Errors, Watched, http, running, up
@@ -64,8 +57,13 @@ def test_the_filter_drops_those_that_are_known_not_to_serve(
     pool = snapshot(len(held), models=held)
     rows = np.asarray(data.draw(st.lists(st.integers(0, len(held) - 1), unique=True)), dtype=np.intp)
     expected = [names is None or model in names for names in (held[row] for row in rows)]
+    masks = Masks()
+    other = snapshot(len(held), models=[["a"]] * len(held))
     for _ in range(2):  # the second answer is remembered
         assert serving(pool, model, rows).tolist() == expected
+        assert masks.serving(pool, model, rows).tolist() == expected
+    assert masks.serving(other, "a", rows).all()
+    assert masks.serving(pool, model, rows).tolist() == expected
     assert certainly_unserved(pool, model, rows) == (len(rows) > 0 and not any(expected))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from random import Random
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epp.datalayer.outliers import BASE_S, CAP_S, JITTER, TRIP, Fault, Outliers, Recovery, fault_of, recover
+from epp.datalayer.outliers import BASE_S, CAP_S, JITTER, TRIP, Fault, Outliers, fault_of
 
 
 def outliers(pool: int = 4) -> Outliers:
@@ -121,45 +120,6 @@ def test_a_forgotten_slot_starts_clean() -> None:
     assert away(made) == []
     made.failure(0, 0.0, Fault.SERVER)
     assert away(made) == []
-
-
-async def test_recovery_runs_by_itself() -> None:
-    made, now = outliers(), 0.0
-    made.failure(0, now)
-    seen = asyncio.Event()
-
-    def clock() -> float:
-        if now:
-            seen.set()
-        return now
-
-    task = asyncio.create_task(recover(made, clock, period_s=0.001))
-    now = 100.0
-    await seen.wait()
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    assert away(made) == []
-
-
-async def test_one_recovery_serves_all_pools_and_holds_only_those_that_avoid_somebody() -> None:
-    pools, now = [outliers() for _ in range(3)], 0.0
-    pools[0].failure(0, now)
-    recovery = Recovery(lambda: now, period_s=0.001)
-    for made in pools:
-        recovery.join(made)
-    assert recovery.waiting == 1
-    task = asyncio.create_task(recovery.run())
-    pools[1].failure(1, now)
-    assert recovery.waiting == 2
-    for until in (100.0, 200.0):
-        now = until
-        while recovery.waiting:
-            await asyncio.sleep(0.001)
-        assert [away(made) for made in pools] == [[], [], []]
-        pools[2].failure(3, now)
-        assert recovery.waiting == 1
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 events = st.tuples(
