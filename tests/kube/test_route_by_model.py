@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bench.stack import BIN, Child, Served, answers, free_port
+from epp.bodyrouting.basemodels import read_configmap
 from tests.wire import gateway as gw
 
-from .rig import ApiServer, Object, until
+from .rig import ApiServer, Object, Parts, until
 from .scene import fetch_any
 
 RULES = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "list", "watch"]}]
@@ -82,3 +85,19 @@ async def test_base_models_of_a_namespace(apiserver: ApiServer, namespace: str, 
     assert [await base_of(router, name) for name in ("new", "mistral")] == ["", "mistral"]
     apiserver.revoke(granted)
     assert missing(router) == [], "what is known goes on to count"
+
+
+def test_the_objects_of_the_page(kube_parts: Parts, private_apiserver: Callable[[], ApiServer]) -> None:
+    """docs/route-by-model.md: a server-side dry run finds no fault with them."""
+    server = private_apiserver()
+    server.crds(sorted(Path(kube_parts.gateway_crds).glob("*httproutes.yaml")))
+    page = Path(__file__).parents[2] / "docs" / "route-by-model.md"
+    found = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    blocks = [block for block in found if "kind:" in block]
+    for block in blocks:
+        server.kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=block)
+    assert [re.findall(r"^kind: (.*)$", block, re.MULTILINE) for block in blocks] == [
+        ["ConfigMap"], ["Role"], ["HTTPRoute"],
+    ]  # fmt: skip
+    named = read_configmap(yaml.safe_load(blocks[0])["data"], "page")
+    assert named.adapters == ("food-review", "cad-fabricator")
