@@ -5,7 +5,7 @@
 # make bench  the data path: plain Envoy, a logic-free picker, both transports, open streams, the hand-off; ARGS=--quick
 # make lock   resolve the dependencies again
 .DELETE_ON_ERROR:
-.PHONY: demo test lint types layers native fuzz unit bench lock setup clean
+.PHONY: demo test lint types layers native kube fuzz unit bench lock setup clean
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
@@ -45,12 +45,16 @@ layers: $(VENV)/.ready
 native:
 	@if command -v cargo >/dev/null 2>&1; then .ci/test-native; else echo "cargo was not found: the compiled transport is not tested"; fi
 
+# A real kube-apiserver with its kubectl and helm, built once into the user's cache, where Go exists.
+kube:
+	@.ci/build-kube
+
 fuzz:
 	cd native && CARGO_TARGET_DIR="$${CARGO_TARGET_DIR:-$${XDG_CACHE_HOME:-$$HOME/.cache}/epp/native}" \
 	  EPP_FUZZ_INPUTS="$${EPP_FUZZ_INPUTS:-1000000}" \
 	  cargo test --quiet --locked --profile fuzz --no-default-features --test fuzz -- --nocapture --test-threads 1
 
-unit: $(VENV)/.native
+unit: $(VENV)/.native kube
 	$(BIN)/pytest -q -n auto --dist loadfile $(ARGS)
 
 bench: $(VENV)/.native

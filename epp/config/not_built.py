@@ -12,7 +12,6 @@ from types import MappingProxyType
 _DISAGGREGATION = "prefill/decode disaggregation is not built"
 _PREDICTION = "predicted latency is not built"
 _KV_EVENTS = "the index of KV-cache events is not built"
-_KUBERNETES = "Kubernetes is not built"
 _TOPOLOGY = "topology is not read from any source"
 _MULTICLUSTER = "pools of several clusters are not built"
 CUSTOM_METRICS = "endpoint attributes from custom metrics are not built"
@@ -25,7 +24,7 @@ NOT_BUILT: Mapping[str, str] = MappingProxyType(
         "decision-tree-filter": "trees of filters are not built; list the filters in a profile",
         "disagg-profile-handler": _DISAGGREGATION,
         "pd-profile-handler": _DISAGGREGATION,
-        "data-parallel-profile-handler": "a port for every data-parallel rank is not built",
+        "data-parallel-profile-handler": "each target port is an endpoint of its own; a header for a rank is not set",
         "disagg-headers-handler": _DISAGGREGATION,
         "prefill-header-handler": _DISAGGREGATION,
         "always-disagg-pd-decider": _DISAGGREGATION,
@@ -63,7 +62,7 @@ NOT_BUILT: Mapping[str, str] = MappingProxyType(
         "request-attribute-reporter": "expressions over usage are not built",
         "dcgm-data-source": "GPU metrics are not scraped",
         "dcgm-extractor": "GPU metrics are not scraped",
-        "k8s-notification-source": _KUBERNETES,
+        "k8s-notification-source": "objects of a cluster are not handed to plugins",
         "endpoint-notification-source": _KV_EVENTS,
         "vertexai-parser": "Vertex AI's gRPC requests are not parsed",
     }
