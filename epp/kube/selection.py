@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TypeAlias
 
-from epp.domain.pool import POOL_GROUP, PoolSpec
+from epp.config.problems import choices
+from epp.domain.pool import LEGACY_POOL_GROUP, POOL_GROUP, PoolSpec
+from epp.kube.pools import MAX_PORTS
 from epp.kube.selectors import EVERYTHING, Selector
 
 
@@ -27,6 +29,12 @@ class OnePool:
     group: str = POOL_GROUP
     source: Source = Source.PODS
 
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        groups = (POOL_GROUP, LEGACY_POOL_GROUP)
+        if self.group not in groups:
+            raise ValueError(f"'{self.group}' has no InferencePool; it is {choices(groups)}")
+
 
 @dataclass(frozen=True, slots=True)
 class PodsAlone:
@@ -38,6 +46,17 @@ class PodsAlone:
     selector: Selector
     target_ports: tuple[int, ...]
     source: Source = Source.PODS
+
+    def __post_init__(self) -> None:
+        """Raises ValueError."""
+        ports = self.target_ports
+        if not 1 <= len(ports) <= MAX_PORTS or len(set(ports)) < len(ports):
+            raise ValueError(f"target ports {ports}: 1 to {MAX_PORTS} ports, each once")
+        for port in ports:
+            if not 1 <= port <= 65535:
+                raise ValueError(f"target port {port}: a port is a number from 1 to 65535")
+        if self.selector == EVERYTHING:
+            raise ValueError("a selector without conditions is every pod of the namespace; name their labels")
 
     def spec(self) -> PoolSpec:
         return PoolSpec(self.namespace, self.pool, str(self.selector), self.target_ports, group="")

@@ -165,7 +165,7 @@ async def test_the_pool_changes_its_selector_and_ports(apiserver: ApiServer, nam
             apiserver.patch(chat, {"spec": {"appProtocol": "kubernetes.io/h2c"}})
             spec = scene.world.specs
             await until(
-                lambda spec=spec: spec[f"{namespace}/chat"].app_protocol is AppProtocol.H2C,  # type: ignore[misc]
+                lambda spec=spec: spec[f"{namespace}/chat"].app_protocol is AppProtocol.H2C,
                 "the protocol is told",
             )
             for one in (*pods, c):
@@ -328,6 +328,37 @@ async def test_bad_objects_of_every_kind(private_apiserver: Callable[[], ApiServ
         )
         assert "InvalidInferencePool" in described
         assert "spec.targetPorts[0].number: 'http' is not a port" in described
+
+
+async def test_an_api_server_that_is_killed(private_apiserver: Callable[[], ApiServer]) -> None:
+    """What is known stays, and it catches up; a server that starts and knows no pools yet ends none."""
+    server = private_apiserver()
+    server.inference_crds()
+    namespace = server.namespace()
+    server.create(pool(namespace, "chat", APP))
+    server.create(objective(namespace, "gold", "chat", 9))
+    pods = [server.pod(namespace, name, APP) for name in "abc"]
+    async with (
+        following(server, namespace, OnePool(namespace, "chat")) as one,
+        following(server, namespace, ManyPools()) as many,
+    ):
+        for scene in (one, many):
+            await scene.has("a-rank-0", "b-rank-0", "c-rank-0")
+            await ready(scene)
+        server.kill()
+        for scene in (one, many):
+            await until(lambda scene=scene: len(scene.cluster.trouble()) >= 6, "all lists are in trouble")
+            assert list(scene.cluster.missing()) == []
+            assert scene.view is not None
+            assert scene.view.names == ["a-rank-0", "b-rank-0", "c-rank-0"]
+        server.restart()
+        server.delete(pods[1])
+        for scene in (one, many):
+            await scene.has("a-rank-0", "c-rank-0")
+            await until(lambda scene=scene: not scene.cluster.trouble(), "all are followed again")
+            assert scene.world.log == [("came", f"{namespace}/chat")]
+            assert scene.view is not None
+            assert set(scene.view.objectives) == {"gold"}
 
 
 async def test_without_rights_it_says_so_and_without_events_it_serves(

@@ -132,6 +132,19 @@ async def test_who_cannot_renew_steps_down_and_leads_again(
         assert a.changes == [True, False, True]
 
 
+async def test_an_api_that_hangs(private_apiserver: Callable[[], ApiServer]) -> None:
+    """Nothing comes back, not even an error; that the lead has ended is told all the same."""
+    server = private_apiserver()
+    namespace = server.namespace()
+    async with replicas(server, namespace, "a") as (a,):
+        await until(lambda: a.lease.is_leader, "a leads")
+        server.process.pause()
+        await until(lambda: a.changes == [True, False], "it is told that a does not lead")
+        await until(lambda: "no answer" in a.lease.trouble, "a says why")
+        server.process.resume()
+        await until(lambda: a.lease.is_leader, "a leads again")
+
+
 async def test_a_lease_that_is_deleted_or_taken_by_hand(apiserver: ApiServer, namespace: str) -> None:
     async with replicas(apiserver, namespace, "a") as (a,):
         await until(lambda: a.lease.is_leader, "a leads")
