@@ -35,8 +35,8 @@ RUN python -m pip uninstall --quiet --yes pip && rm -rf /usr/local/lib/python3*/
 COPY --from=build /opt/epp /opt/epp
 ENV PATH=/opt/epp/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532
-# ext_proc, gRPC health, metrics and HTTP health.
-EXPOSE 9002 9003 9090
+# ext_proc, gRPC health, metrics and HTTP health; ext_proc and gRPC health of `epp route-by-model`.
+EXPOSE 9002 9003 9090 9004 9005
 STOPSIGNAL SIGTERM
 # For plain Docker. Kubernetes does not read it: give its probes gRPC port 9003, services "liveness" and "readiness".
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 \

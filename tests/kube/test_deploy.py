@@ -12,14 +12,22 @@ from typing import Any
 
 import pytest
 import yaml
+from envoy.config.listener.v3 import listener_components_pb2
+from envoy.extensions.filters.http.ext_proc.v3 import ext_proc_pb2
+from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2
+from envoy.extensions.http.early_header_mutation.header_mutation.v3 import header_mutation_pb2
+from google.protobuf import json_format
 
-from bench.stack import StackError
+from bench.stack import BIN
 from deploy import render
+from epp.extproc.certificates import self_signed
 from tests.kube import schemas
 
-from .rig import ApiError, ApiServer, Parts, wait_until
+from .rig import ApiError, ApiServer, Parts
 
 Object = dict[str, Any]
+ANY_TYPES = (ext_proc_pb2, header_mutation_pb2)
+"""Imported so that patches that hold them can be read."""
 CI = sorted(render.CHART.glob("ci/*.yaml"))
 KUSTOMIZATIONS = sorted(path.parent for path in render.DEPLOY.rglob("kustomization.yaml"))
 NAMESPACES = ("default", "llama")
@@ -176,6 +184,45 @@ def test_what_the_docs_install_is_accepted(server: ApiServer, page: str, setting
         _accepts(server, {**thing, "metadata": {"namespace": "default", **thing["metadata"]}})
 
 
+# What is in it for Envoy
+
+
+@pytest.mark.parametrize("name", ["standalone", "selector", "envoy-tls"])
+def test_envoy_accepts_the_file_that_the_chart_writes(kube_parts: Parts, tmp_path: Path, name: str) -> None:
+    objects = _chart(kube_parts, render.CHART / f"ci/{name}.yaml")
+    (text,) = [
+        thing["data"]["envoy.yaml"]
+        for thing in objects
+        if thing["metadata"]["name"] == "epp-envoy" and thing["kind"] == "ConfigMap"
+    ]
+    assert ("127.0.0.1, port_value: 9002" in text) == (name == "standalone")
+    authority = tmp_path / "ca.crt"
+    authority.write_bytes(self_signed().certificate)
+    path = tmp_path / "envoy.yaml"
+    path.write_text(text.replace("/etc/epp/tls/ca.crt", str(authority)))
+    argv = [str(BIN / "envoy"), "--mode", "validate", "--config-path", str(path), "--log-level", "error"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_patched_into_istios_envoys_is_valid_there(kube_parts: Parts) -> None:
+    things = _objects((render.DEPLOY / "gateways/istio/gateway.yaml").read_text())
+    things += _chart(kube_parts, render.CHART / "ci/one-pool-everything.yaml")
+    messages = {
+        "HTTP_FILTER": http_connection_manager_pb2.HttpFilter,
+        "NETWORK_FILTER": listener_components_pb2.Filter,
+    }
+    patches = [
+        patch
+        for thing in things
+        if thing["kind"] == "EnvoyFilter"
+        for patch in thing["spec"]["configPatches"]
+    ]
+    assert {patch["applyTo"] for patch in patches} == set(messages)
+    for patch in patches:
+        json_format.ParseDict(patch["patch"]["value"], messages[patch["applyTo"]]())
+
+
 # Everything else in deploy/
 
 
@@ -217,145 +264,3 @@ def test_an_overlay_of_one_namespace_shares_no_cluster_wide_name(server: ApiServ
         if thing["kind"] in ("ClusterRole", "ClusterRoleBinding")
     }
     assert names == {"llama:epp-metrics-auth"}
-
-
-# What the picker may do
-
-READ = ("get", "list", "watch")
-POOLS = "inferencepools.inference.networking.k8s.io"
-OLD_POOLS = "inferencepools.inference.networking.x-k8s.io"
-ATTACHED = [
-    f"{plural}.{group}"
-    for plural in ("inferenceobjectives", "inferencemodelrewrites")
-    for group in ("llm-d.ai", "inference.networking.x-k8s.io")
-]
-WATCHED = ["pods", POOLS, OLD_POOLS, *ATTACHED]
-REVIEWS = ["tokenreviews.authentication.k8s.io", "subjectaccessreviews.authorization.k8s.io"]
-LEASES = "leases.coordination.k8s.io"
-
-
-class Account:
-    """The service account of an installed chart."""
-
-    def __init__(self, server: ApiServer, namespace: str, values: Path) -> None:
-        self._server = server
-        objects = _objects(render.template(server.parts.helm, values, namespace=namespace))
-        for thing in objects:
-            if thing["apiVersion"].startswith("rbac."):
-                server.create(thing)
-        (pod,) = [thing["spec"]["template"]["spec"] for thing in objects if thing["kind"] == "Deployment"]
-        self.namespace = namespace
-        self.name: str = pod["serviceAccountName"]
-
-    def may(self, verb: str, resource: str, namespace: str) -> bool:
-        plural, _, group = resource.partition(".")
-        asked = {"namespace": namespace, "verb": verb, "group": group, "resource": plural}
-        user = f"system:serviceaccount:{self.namespace}:{self.name}"
-        groups = [f"system:serviceaccounts:{self.namespace}", "system:authenticated"]
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SubjectAccessReview",
-            "spec": {"user": user, "groups": groups, "resourceAttributes": asked},
-        }
-        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-        return bool(self._server.request("POST", path, review)["status"]["allowed"])
-
-    def allowed(self, namespace: str) -> set[tuple[str, str]]:
-        """Of everything that the picker could want, and some that it must not have."""
-        verbs = (*READ, "create", "update", "patch", "delete")
-        resources = [*WATCHED, "events", "events.events.k8s.io", LEASES, *REVIEWS]
-        resources += [
-            "secrets",
-            "configmaps",
-            "services",
-            "nodes",
-            "pods/exec",
-            "deployments.apps",
-            "endpoints",
-        ]
-        return {
-            (verb, resource)
-            for verb in verbs
-            for resource in resources
-            if self.may(verb, resource, namespace)
-        }
-
-
-def _check(account: Account, namespace: str, expected: set[tuple[str, str]]) -> None:
-    """The server's authorizer learns of new roles a moment after they are created."""
-    told: set[tuple[str, str]] = set()
-
-    def as_expected() -> bool:
-        told.clear()
-        told.update(account.allowed(namespace))
-        return told == expected
-
-    try:
-        wait_until(as_expected, "the rights are known", patience_s=5)
-    except StackError:
-        assert told == expected
-
-
-EVENTS = {("create", "events")}
-
-
-def _reads(*resources: str) -> set[tuple[str, str]]:
-    return {(verb, resource) for verb in READ for resource in resources}
-
-
-def test_one_pool_reads_its_namespace_and_asks_about_scrapers(server: ApiServer) -> None:
-    account = Account(server, server.namespace(), render.CHART / "ci/one-pool.yaml")
-    reviews = {("create", review) for review in REVIEWS}
-    _check(account, account.namespace, _reads(*WATCHED) | EVENTS | reviews)
-    _check(account, "default", reviews)
-
-
-def test_a_selector_needs_no_pools(server: ApiServer, tmp_path: Path) -> None:
-    values = _values(tmp_path, {"pool": {**VLLM, "source": "selector"}, "metrics": {"auth": False}})
-    account = Account(server, server.namespace(), values)
-    _check(account, account.namespace, _reads("pods", *ATTACHED) | EVENTS)
-    _check(account, "default", set())
-
-
-def test_leader_election_adds_leases_of_its_namespace(server: ApiServer, tmp_path: Path) -> None:
-    values = _values(tmp_path, {"pool": VLLM, "leaderElection": True, "metrics": {"auth": False}})
-    account = Account(server, server.namespace(), values)
-    leases = {(verb, LEASES) for verb in ("get", "create", "update")}
-    _check(account, account.namespace, _reads(*WATCHED) | EVENTS | leases)
-    _check(account, "default", set())
-
-
-def test_all_namespaces_are_read_but_leases_stay_at_home(server: ApiServer, tmp_path: Path) -> None:
-    values = {"mode": "many-pools", "pools": {"allNamespaces": True}, "leaderElection": True}
-    account = Account(server, server.namespace(), _values(tmp_path, {**values, "metrics": {"auth": False}}))
-    _check(account, "default", _reads(*WATCHED) | EVENTS)
-    wait_until(lambda: account.may("create", LEASES, account.namespace), "leases at home")
-
-
-def test_standalone_has_no_account_at_all(kube_parts: Parts) -> None:
-    objects = _chart(kube_parts, render.CHART / "ci/standalone.yaml")
-    assert not [thing for thing in objects if thing["apiVersion"].startswith("rbac.")]
-    assert "ServiceAccount" not in {thing["kind"] for thing in objects}
-    (pod,) = [thing["spec"]["template"]["spec"] for thing in objects if thing["kind"] == "Deployment"]
-    assert pod["automountServiceAccountToken"] is False
-    assert "serviceAccountName" not in pod
-
-
-def test_a_reader_of_metrics_may_get_metrics_alone(server: ApiServer, tmp_path: Path) -> None:
-    namespace = server.namespace()
-    reader = {"namespace": namespace, "name": "prometheus"}
-    account = Account(server, namespace, _values(tmp_path, {"pool": VLLM, "metrics": {"readers": [reader]}}))
-    account.name = "prometheus"
-    _check(account, namespace, set())
-    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-
-    def may_get(page: str) -> bool:
-        spec = {
-            "user": f"system:serviceaccount:{namespace}:prometheus",
-            "nonResourceAttributes": {"path": page, "verb": "get"},
-        }
-        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
-        return bool(server.request("POST", path, review)["status"]["allowed"])
-
-    wait_until(lambda: may_get("/metrics"), "the reader may get metrics")
-    assert not may_get("/debug/decisions")
