@@ -96,6 +96,8 @@ class FakeKubeApi:
     """Tokens that are let in; None for all."""
     forbidden: set[str] = field(default_factory=set)
     """Of "list" and "watch"."""
+    watches: int = 0
+    """Open now."""
     port: int = 0
     _compacted: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -194,7 +196,11 @@ class FakeKubeApi:
         self._transports.add(transport)
         try:
             if watching:
-                await self._watch(answer, namespace, int(request.query["resourceVersion"]))
+                self.watches += 1
+                try:
+                    await self._watch(answer, namespace, int(request.query["resourceVersion"]))
+                finally:
+                    self.watches -= 1
             else:
                 refusal = await self._list(answer, namespace, request.query)
                 if refusal is not None:
@@ -239,10 +245,11 @@ class FakeKubeApi:
                 return
             wake = self._wake
             for at, kind, object in [row for row in self.history if row[0] > version]:
-                if events == ends_after:
+                ours = namespace in (None, object["metadata"]["namespace"])
+                if ours and events == ends_after:
                     return
                 version = at
-                if namespace in (None, object["metadata"]["namespace"]):
+                if ours:
                     events += 1
                     await answer.write(json.dumps({"type": kind, "object": object}).encode() + b"\n")
             if self.bookmarks:

@@ -28,10 +28,9 @@ class Believer:
         self.world: dict[str, str] = {}
         self.at = 0
         """The oldest state that the world can be."""
-        self.lists = 0
+        self.wrong: list[str] = []
 
     def replaced(self, objects: Mapping[str, Mapping[str, Any]]) -> None:
-        self.lists += 1
         self.world = {key: object["metadata"]["resourceVersion"] for key, object in objects.items()}
         self._check()
 
@@ -47,12 +46,9 @@ class Believer:
         states = self.server.states
         found = [at for at in range(self.at, len(states)) if states[at] == self.world]
         if not found:
-            raise Impossible(f"{self.world} was no state from {self.at} on: {states[self.at :]}")
-        self.at = found[0]
-
-
-class Impossible(BaseException):
-    """Not an Exception: an informer goes on after those of its watcher."""
+            self.wrong.append(f"{self.world} was no state from {self.at} on: {states[self.at :]}")
+        else:
+            self.at = found[0]
 
 
 faults: st.SearchStrategy[Fault] = st.one_of(
@@ -67,11 +63,14 @@ faults: st.SearchStrategy[Fault] = st.one_of(
 moves = st.one_of(
     st.sampled_from(KEYS).map(lambda key: ("put", key)),
     st.sampled_from(KEYS).map(lambda key: ("drop", key)),
-    st.sampled_from(["compact", "cut", "turn", "settle"]).map(lambda name: (name, "")),
+    st.sampled_from(["settle", "settle", "turn", "compact"]).map(lambda name: (name, "")),
 )
-# Every scene has twelve faults and as many cuts from outside as it draws.
+Round = tuple[Fault, list[tuple[str, str]]]
+"""What the next request meets after every connection was cut, and what happens then."""
+ROUNDS = 10
 scenes = st.tuples(
-    st.lists(faults, min_size=12, max_size=12), st.lists(moves, max_size=40), st.integers(1, 4)
+    st.lists(st.tuples(faults, st.lists(moves, max_size=5)), min_size=ROUNDS, max_size=ROUNDS + 5),
+    st.integers(1, 4),
 )
 
 
@@ -87,58 +86,51 @@ def kubeconfig(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def until_settled(informer: Informer, believer: Believer) -> None:
-    async with asyncio.timeout(20):
-        while believer.world != believer.server.state or not informer.synced:
-            await asyncio.sleep(0.001)
+    server = believer.server
+    async with asyncio.timeout(5):
+        while believer.world != server.state or not server.watches or server.faults or informer.trouble:
+            assert not believer.wrong
+            if server.faults and server.watches:
+                server.cut_all()  # two faults came so fast that one is left for the next watch
+            await asyncio.sleep(0.0005)
 
 
-async def play(kubeconfig: Path, broken: list[Fault], script: list[tuple[str, str]], page: int) -> None:
+async def play(kubeconfig: Path, rounds: list[Round], page: int) -> None:
     async with FakeKubeApi() as server:
         for key in KEYS[:5]:
             server.put(key)
         believer = Believer(server)
-        believer.at = server.now
         kube = await Kube.open(server.kubeconfig(kubeconfig), {})
-        server.faults.extend(broken)
         informer = Informer(
             kube, PODS, believer, page=page, rng=random.Random(7), sleep=lambda _: asyncio.sleep(0)
         )
         running = asyncio.create_task(informer.run())
         try:
-            for name, key in script:
-                match name:
-                    case "put":
-                        server.put(key)
-                    case "drop" if key in server.objects:
-                        server.drop(key)
-                    case "compact":
-                        server.compact()
-                    case "cut":
-                        server.cut_all()
-                    case "turn":
-                        await asyncio.sleep(0.001)
-                    case "settle":
-                        await until_settled(informer, believer)
-            # Every fault has had its turn, and what was lost by it is made up for.
-            async with asyncio.timeout(20):
-                while server.faults:
-                    server.cut_all()
-                    await asyncio.sleep(0.001)
-                server.put("one/last")
-                await until_settled(informer, believer)
-                while informer.trouble:
-                    await asyncio.sleep(0.001)
+            for fault, moves in rounds:
+                server.faults.append(fault)
+                server.cut_all()
+                for name, key in moves:
+                    match name:
+                        case "put":
+                            server.put(key)
+                        case "drop" if key in server.objects:
+                            server.drop(key)
+                        case "compact":
+                            server.compact()
+                        case "turn":
+                            await asyncio.sleep(0.001)
+                        case "settle":
+                            await until_settled(informer, believer)
+            server.cut_all()
+            server.put("one/last")
+            await until_settled(informer, believer)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
             await kube.close()
-        if not running.cancelled() and (error := running.exception()) is not None:
-            raise error
 
 
 @settings(max_examples=100)
 @given(scene=scenes)
-def test_a_world_that_breaks_all_the_time(
-    scene: tuple[list[Fault], list[tuple[str, str]], int], loop: asyncio.Runner, kubeconfig: Path
-) -> None:
+def test_a_thousand_cuts(scene: tuple[list[Round], int], loop: asyncio.Runner, kubeconfig: Path) -> None:
     loop.run(play(kubeconfig, *scene))
