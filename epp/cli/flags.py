@@ -124,7 +124,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--config-file",), click.Path(), "", "EndpointPickerConfig file"),
     Flag(("--config-text",), str, "", "EndpointPickerConfig as text, instead of a file"),
     Flag(("--endpoints-file",), click.Path(), "", "endpoints file, watched; instead of a file-discovery plugin"),
-    Flag(("--objectives-path",), click.Path(), "", "file or folder of InferenceObjective documents, watched"),
+    Flag(("--objectives-path",), click.Path(), "", "file or folder of InferenceObjective and InferenceModelRewrite documents, watched"),
     Flag(("--preset",), str, "", "built-in policy, when no configuration is given; see epp plugins --presets"),
     Flag(("--allow-experimental-plugins",), BOOL, False, "accept plugins of level alpha"),
     Flag(("--pool-name",), str, "", "InferencePool to serve; without a cluster the pool's name in metrics"),
