@@ -10,6 +10,7 @@ COMMANDS = {
     "serve": "epp.cli.serve:serve",
     "route-by-model": "epp.cli.route_by_model:route_by_model",
     "check": "epp.cli.check:check",
+    "doctor": "epp.cli.doctor:doctor",
     "plugins": "epp.cli.plugins:plugins",
     "route": "epp.cli.route:route",
     "sim": "epp.cli.sim:sim",

@@ -1,0 +1,222 @@
+"""Real configuration dumps: of every file in deploy/envoy, and of each with something wrong in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bench.stack import DEPLOY, envoy, fetch, free_port
+from epp.doctor.envoy import check_dump
+from epp.doctor.envoydump import Dump, DumpError, read_dump
+from epp.doctor.finding import Finding, Level
+from epp.doctor.upstreams import addresses, speaks_tls
+from epp.extproc.certificates import self_signed
+
+pytestmark = pytest.mark.envoy
+CONFIGS = sorted(path.name for path in DEPLOY.glob("*.yaml"))
+Edit = Callable[[dict[str, Any]], None]
+
+
+def dumped(directory: Path, name: str, edit: Edit | None = None) -> Dump:
+    """What a real Envoy shows of it."""
+    admin = free_port()
+    (directory / "ca.crt").write_bytes(self_signed().certificate)
+    text = (DEPLOY / name).read_text().replace("/etc/epp/tls/ca.crt", str(directory / "ca.crt"))
+    config = yaml.safe_load(text)
+    config["admin"]["address"]["socket_address"]["port_value"] = admin
+    config["static_resources"]["listeners"][0]["address"]["socket_address"].update(
+        address="127.0.0.1", port_value=free_port()
+    )
+    if edit is not None:
+        edit(config)
+    path = directory / name
+    path.write_text(yaml.safe_dump(config, width=10_000) + f"# port: {admin}  # @admin\n")
+    with envoy(path, {"admin": admin}, directory):
+        return read_dump(fetch(f"http://127.0.0.1:{admin}/config_dump").encode())
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_our_own_are_free_of_errors(tmp_path: Path, name: str) -> None:
+    dump = dumped(tmp_path, name)
+    assert dump.version == "1.40.0"
+    findings = check_dump(dump)
+    assert not [one for one in findings if one.level is Level.ERROR]
+    warned = [one.found for one in findings if one.level is Level.WARNING]
+    if name == "streamed.yaml":
+        assert len(warned) == 1
+        assert warned[0].startswith("request_body_mode is STREAMED")
+    else:
+        assert warned == []
+    called = {one.cluster for manager in dump.managers for one in manager.ext_procs()}
+    assert called == (
+        {"epp"} if name != "route-by-model.yaml" else {"route_by_model", "epp_llama", "epp_mistral"}
+    )
+    if "epp" in called:
+        assert addresses(dump.clusters["epp"]) == [("127.0.0.1", 9002)]
+        assert speaks_tls(dump.clusters["epp"]) == (name == "standalone-tls.yaml")
+
+
+def connections(config: dict[str, Any]) -> dict[str, Any]:
+    """The HTTP connection manager."""
+    listener = config["static_resources"]["listeners"][0]
+    found: dict[str, Any] = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    return found
+
+
+def ext_proc(config: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = connections(config)["http_filters"][0]["typed_config"]
+    return found
+
+
+def route(config: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = connections(config)["route_config"]["virtual_hosts"][0]["routes"][0]
+    return found
+
+
+def cluster(config: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(one for one in config["static_resources"]["clusters"] if one["name"] == name)
+    return found
+
+
+def http2(config: dict[str, Any]) -> dict[str, Any]:
+    (options,) = cluster(config, "epp")["typed_extension_protocol_options"].values()
+    found: dict[str, Any] = options["explicit_http_config"]["http2_protocol_options"]
+    return found
+
+
+def mode(**modes: str) -> Edit:
+    return lambda config: ext_proc(config)["processing_mode"].update(modes)
+
+
+def setting(name: str, value: object) -> Edit:
+    return lambda config: ext_proc(config).update({name: value})
+
+
+def without(name: str) -> Edit:
+    return lambda config: ext_proc(config).pop(name)
+
+
+def unstripped(config: dict[str, Any]) -> None:
+    del connections(config)["early_header_mutation_extensions"]
+
+
+def unstripped_and_open(config: dict[str, Any]) -> None:
+    unstripped(config)
+    ext_proc(config)["failure_mode_allow"] = True
+
+
+def unasked(config: dict[str, Any]) -> None:
+    """One route without ext_proc, to servers that a header chooses."""
+    unstripped(config)
+    per_route = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+    off = {"envoy.filters.http.ext_proc": {"@type": per_route, "disabled": True}}
+    routes = connections(config)["route_config"]["virtual_hosts"][0]["routes"]
+    routes.insert(0, {**route(config), "match": {"prefix": "/raw"}, "typed_per_filter_config": off})
+
+
+def overridden(config: dict[str, Any]) -> None:
+    """One route whose override routes at the headers."""
+    per_route = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+    changed = {"processing_mode": {"request_header_mode": "SKIP"}}
+    override = {"envoy.filters.http.ext_proc": {"@type": per_route, "overrides": changed}}
+    routes = connections(config)["route_config"]["virtual_hosts"][0]["routes"]
+    other = {**route(config), "name": "odd", "match": {"prefix": "/odd"}, "typed_per_filter_config": override}
+    routes.insert(0, other)
+
+
+def http1(config: dict[str, Any]) -> None:
+    del cluster(config, "epp")["health_checks"]  # Envoy itself refuses these without HTTP/2
+    (options,) = cluster(config, "epp")["typed_extension_protocol_options"].values()
+    options["explicit_http_config"] = {"http_protocol_options": {}}
+
+
+def other_header(config: dict[str, Any]) -> None:
+    lookup = cluster(config, "original_destination_cluster")["original_dst_lb_config"]
+    del lookup["http_header_name"]
+
+
+def small_buffer(config: dict[str, Any]) -> None:
+    del config["static_resources"]["listeners"][0]["per_connection_buffer_limit_bytes"]
+
+
+def idle_engines(config: dict[str, Any]) -> None:
+    (options,) = cluster(config, "original_destination_cluster")["typed_extension_protocol_options"].values()
+    del options["common_http_protocol_options"]
+
+
+E, W = Level.ERROR, Level.WARNING
+WRONG: list[tuple[str, str, Edit, Level, str]] = [
+    ("headers skipped", "standalone.yaml", mode(request_header_mode="SKIP"), E, "request_header_mode is SKIP"),
+    ("routed at headers", "buffered.yaml", mode(request_body_mode="NONE"), W, "request_body_mode is NONE"),
+    ("answer gathered", "buffered.yaml", mode(response_body_mode="BUFFERED"), E, "no answer is streamed"),
+    ("answer headers", "buffered.yaml", mode(response_header_mode="SKIP"), W, "response_header_mode is SKIP"),
+    ("ends unseen", "ends.yaml", mode(response_trailer_mode="SKIP"), W, "answers end for the picker"),
+    ("default patience", "standalone.yaml", without("message_timeout"), E, "Envoy's default of 200 ms"),
+    ("little patience", "standalone.yaml", setting("message_timeout", "0.5s"), E, "message_timeout is 0.5 s"),
+    ("some patience", "standalone.yaml", setting("message_timeout", "30s"), W, "message_timeout is 30 s"),
+    ("impatient stream", "standalone.yaml", setting("message_timeout", "3600s"), W, "which ends waiting"),
+    (
+        "stream with a deadline", "standalone.yaml",
+        lambda config: ext_proc(config)["grpc_service"].update(timeout="30s"), E, "grpc_service.timeout is 30 s",
+    ),
+    (
+        "stream with a late deadline", "standalone.yaml",
+        lambda config: ext_proc(config)["grpc_service"].update(timeout="7200s"), W, "grpc_service.timeout is 7200",
+    ),
+    ("open to nothing", "standalone.yaml", setting("failure_mode_allow", True), E, "no host for a request"),
+    ("not obeyed", "buffered.yaml", setting("disable_immediate_response", True), E, "disable_immediate"),
+    ("mute", "standalone.yaml", setting("mutation_rules", {"disallow_all": True}), E, "disallow_all"),
+    ("forged", "standalone.yaml", unstripped, W, "is not removed from requests"),
+    ("forged, open", "standalone.yaml", unstripped_and_open, E, "is not removed from requests"),
+    ("forged, unasked", "standalone.yaml", unasked, E, "is not removed from requests"),
+    ("override", "standalone.yaml", overridden, E, "request_header_mode is SKIP"),
+    ("small buffer", "buffered.yaml", small_buffer, W, "the listener buffers 1 MiB"),
+    ("HTTP/1", "standalone.yaml", http1, E, "does not speak HTTP/2"),
+    ("frames", "standalone.yaml", lambda config: http2(config).pop("max_outbound_frames"), W, "max_outbound"),
+    ("streams", "standalone.yaml", lambda config: http2(config).pop("max_concurrent_streams"), W, "few requests"),
+    ("keepalive", "standalone.yaml", lambda config: http2(config).pop("connection_keepalive"), W, "is lost"),
+    ("health", "standalone.yaml", lambda config: cluster(config, "epp").pop("health_checks"), W, "health check"),
+    ("breaker", "standalone.yaml", lambda config: cluster(config, "epp").pop("circuit_breakers"), W, "breaker"),
+    ("other header", "standalone.yaml", other_header, E, "which the picker does not set"),
+    ("idle", "standalone.yaml", idle_engines, W, "an hour"),
+    ("default route", "standalone.yaml", lambda config: route(config)["route"].pop("timeout"), E, "may take 15 s"),
+    ("served", "standalone.yaml", lambda config: route(config).pop("response_headers_to_add"), W, "really answered"),
+    (
+        "no filter", "standalone.yaml",
+        lambda config: connections(config)["http_filters"].pop(0), E, "no listener has an ext_proc filter",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "level", "words"), [row[1:] for row in WRONG], ids=[w[0] for w in WRONG]
+)
+def test_what_is_wrong_is_found(tmp_path: Path, name: str, edit: Edit, level: Level, words: str) -> None:
+    findings = check_dump(dumped(tmp_path, name, edit))
+    found = [one for one in findings if words in one.found]
+    assert [one.level for one in found] == [level], findings
+    assert found[0].mend
+
+
+def test_a_filter_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    dump = dumped(tmp_path, "standalone.yaml", mode(request_header_mode="SKIP"))
+    assert [one.found for one in check_dump(dump, ["another"])] == [
+        "no listener has an ext_proc filter that asks a picker"
+    ]
+    assert Level.ERROR in {one.level for one in check_dump(dump, ["epp"])}
+
+
+def test_a_route_with_settings_of_its_own_is_named(tmp_path: Path) -> None:
+    findings: list[Finding] = check_dump(dumped(tmp_path, "standalone.yaml", overridden))
+    (wrong,) = [one for one in findings if one.level is Level.ERROR]
+    assert wrong.subject == "inference: ext_proc to epp (route odd)"
+
+
+@pytest.mark.parametrize("page", [b"", b"<html>", b"[]", b"{}", b'{"configs": 7}', b'{"configs": []}'])
+def test_another_page_is_no_dump(page: bytes) -> None:
+    with pytest.raises(DumpError):
+        read_dump(page)
