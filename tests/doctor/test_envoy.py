@@ -148,9 +148,33 @@ def idle_engines(config: dict[str, Any]) -> None:
     del options["common_http_protocol_options"]
 
 
+def cluster_without(name: str) -> Edit:
+    return lambda config: cluster(config, "epp").pop(name)
+
+
+def http2_without(name: str) -> Edit:
+    return lambda config: http2(config).pop(name)
+
+
+def deadline(timeout: str) -> Edit:
+    return lambda config: ext_proc(config)["grpc_service"].update(timeout=timeout)
+
+
+def impatient(config: dict[str, Any]) -> None:
+    del route(config)["route"]["timeout"]
+
+
+def silent(config: dict[str, Any]) -> None:
+    del route(config)["response_headers_to_add"]
+
+
+def unfiltered(config: dict[str, Any]) -> None:
+    del connections(config)["http_filters"][0]
+
+
 E, W = Level.ERROR, Level.WARNING
 WRONG: list[tuple[str, str, Edit, Level, str]] = [
-    ("headers skipped", "standalone.yaml", mode(request_header_mode="SKIP"), E, "request_header_mode is SKIP"),
+    ("headers skipped", "standalone.yaml", mode(request_header_mode="SKIP"), E, "headers go before"),
     ("routed at headers", "buffered.yaml", mode(request_body_mode="NONE"), W, "request_body_mode is NONE"),
     ("answer gathered", "buffered.yaml", mode(response_body_mode="BUFFERED"), E, "no answer is streamed"),
     ("answer headers", "buffered.yaml", mode(response_header_mode="SKIP"), W, "response_header_mode is SKIP"),
@@ -159,14 +183,8 @@ WRONG: list[tuple[str, str, Edit, Level, str]] = [
     ("little patience", "standalone.yaml", setting("message_timeout", "0.5s"), E, "message_timeout is 0.5 s"),
     ("some patience", "standalone.yaml", setting("message_timeout", "30s"), W, "message_timeout is 30 s"),
     ("impatient stream", "standalone.yaml", setting("message_timeout", "3600s"), W, "which ends waiting"),
-    (
-        "stream with a deadline", "standalone.yaml",
-        lambda config: ext_proc(config)["grpc_service"].update(timeout="30s"), E, "grpc_service.timeout is 30 s",
-    ),
-    (
-        "stream with a late deadline", "standalone.yaml",
-        lambda config: ext_proc(config)["grpc_service"].update(timeout="7200s"), W, "grpc_service.timeout is 7200",
-    ),
+    ("deadline", "standalone.yaml", deadline("30s"), E, "grpc_service.timeout is 30 s"),
+    ("late deadline", "standalone.yaml", deadline("7200s"), W, "timeout is 7200 s"),
     ("open to nothing", "standalone.yaml", setting("failure_mode_allow", True), E, "no host for a request"),
     ("not obeyed", "buffered.yaml", setting("disable_immediate_response", True), E, "disable_immediate"),
     ("mute", "standalone.yaml", setting("mutation_rules", {"disallow_all": True}), E, "disallow_all"),
@@ -176,19 +194,16 @@ WRONG: list[tuple[str, str, Edit, Level, str]] = [
     ("override", "standalone.yaml", overridden, E, "request_header_mode is SKIP"),
     ("small buffer", "buffered.yaml", small_buffer, W, "the listener buffers 1 MiB"),
     ("HTTP/1", "standalone.yaml", http1, E, "does not speak HTTP/2"),
-    ("frames", "standalone.yaml", lambda config: http2(config).pop("max_outbound_frames"), W, "max_outbound"),
-    ("streams", "standalone.yaml", lambda config: http2(config).pop("max_concurrent_streams"), W, "few requests"),
-    ("keepalive", "standalone.yaml", lambda config: http2(config).pop("connection_keepalive"), W, "is lost"),
-    ("health", "standalone.yaml", lambda config: cluster(config, "epp").pop("health_checks"), W, "health check"),
-    ("breaker", "standalone.yaml", lambda config: cluster(config, "epp").pop("circuit_breakers"), W, "breaker"),
+    ("frames", "standalone.yaml", http2_without("max_outbound_frames"), W, "max_outbound"),
+    ("streams", "standalone.yaml", http2_without("max_concurrent_streams"), W, "few requests"),
+    ("keepalive", "standalone.yaml", http2_without("connection_keepalive"), W, "is lost"),
+    ("health", "standalone.yaml", cluster_without("health_checks"), W, "health check"),
+    ("breaker", "standalone.yaml", cluster_without("circuit_breakers"), W, "breaker"),
     ("other header", "standalone.yaml", other_header, E, "which the picker does not set"),
     ("idle", "standalone.yaml", idle_engines, W, "an hour"),
-    ("default route", "standalone.yaml", lambda config: route(config)["route"].pop("timeout"), E, "may take 15 s"),
-    ("served", "standalone.yaml", lambda config: route(config).pop("response_headers_to_add"), W, "really answered"),
-    (
-        "no filter", "standalone.yaml",
-        lambda config: connections(config)["http_filters"].pop(0), E, "no listener has an ext_proc filter",
-    ),
+    ("default route", "standalone.yaml", impatient, E, "may take 15 s"),
+    ("served", "standalone.yaml", silent, W, "really answered"),
+    ("no filter", "standalone.yaml", unfiltered, E, "no listener has an ext_proc filter"),
 ]  # fmt: skip
 
 

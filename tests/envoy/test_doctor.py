@@ -8,18 +8,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
+import pytest_asyncio
 
 from bench.stack import BIN
 
 from .rig import Rig, rig
 
 
-@pytest.fixture(scope="module")
-async def stack(transport: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Rig, Path]]:
-    directory = tmp_path_factory.mktemp("doctor")
-    async with rig(directory, "standalone.yaml", engines=2) as running:
-        yield running, directory
+@pytest_asyncio.fixture
+async def stack(transport: str, tmp_path: Path) -> AsyncIterator[tuple[Rig, Path]]:
+    async with rig(tmp_path, "standalone.yaml", engines=2) as running:
+        yield running, tmp_path
 
 
 async def doctor(*arguments: str) -> tuple[int | None, list[dict[str, Any]]]:
@@ -48,8 +47,9 @@ async def test_a_stack_that_is_well(stack: tuple[Rig, Path]) -> None:
     addresses = [engine.address for engine in running.engines]
     (answered,) = [one for one in findings if one["subject"].startswith("request through")]
     assert answered["found"] in [f"answered by {address}" for address in addresses]
-    # One request, one that names its endpoint, one with the header of the conformance suite.
-    assert sum(running.by_port().values()) == 3
+    # One request, one that names its endpoint, and with the header of the conformance suite one for an endpoint
+    # after the other, until another one answers.
+    assert sum(running.by_port().values()) in (3, 4)
     await running.idle()
 
 
