@@ -17,7 +17,7 @@ from epp.doctor.endpoints import Reading, check_endpoints
 from epp.doctor.envoy import check_dump
 from epp.doctor.envoydump import Dump, DumpError, read_dump
 from epp.doctor.files import check_config, read_endpoints
-from epp.doctor.finding import Finding, error
+from epp.doctor.finding import Finding, Level, error
 from epp.doctor.kinds import check_kinds
 from epp.doctor.picker import Address, check_health, check_picker
 from epp.doctor.pools import Pools, check_pool, check_pools
@@ -116,7 +116,10 @@ class Visit:
             return
         try:
             namespace = where.namespace or kube.namespace
-            self.findings += await check_kinds(kube, where.group)
+            kinds = await check_kinds(kube, where.group)
+            self.findings += kinds
+            if len(kinds) == 1 and kinds[0].level is Level.ERROR:
+                return  # nobody is there to ask
             skew_s = await server_skew(client, kube.server)
             if skew_s is not None:
                 self._skews["the API server"] = skew_s

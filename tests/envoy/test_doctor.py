@@ -47,7 +47,7 @@ async def test_a_stack_that_is_well(stack: tuple[Rig, Path]) -> None:
     addresses = [engine.address for engine in running.engines]
     (answered,) = [one for one in findings if one["subject"].startswith("request through")]
     assert answered["found"] in [f"answered by {address}" for address in addresses]
-    # One request, one that names its endpoint, and with the header of the conformance suite one for an endpoint
+    # One request, one that names its endpoint, and with the conformance suite's header one for an endpoint
     # after the other, until another one answers.
     assert sum(running.by_port().values()) in (3, 4)
     await running.idle()

@@ -13,6 +13,7 @@ from .load import CHAT, Load, chat
 from .rig import USERS, ApiServer, objective, pool, rewrite, until
 from .scene import LABELS, Scene, fetch_any, scene
 
+
 @pytest.fixture
 async def cluster(apiserver: ApiServer, tmp_path: Path) -> AsyncIterator[Scene]:
     async with scene(apiserver, tmp_path) as made:
@@ -58,7 +59,10 @@ async def test_objectives_and_rewrites_of_the_cluster_decide(cluster: Scene) -> 
     api, namespace = cluster.api, cluster.namespace
     api.create(pool(namespace, "p", LABELS, ports=[cluster.port]))
     await cluster.pod("a")
-    exact = {"matches": [{"model": {"type": "Exact", "value": "chat"}}], "targets": [{"modelRewrite": "base"}]}
+    exact = {
+        "matches": [{"model": {"type": "Exact", "value": "chat"}}],
+        "targets": [{"modelRewrite": "base"}],
+    }
     api.create(rewrite(namespace, "names", "p", [exact]))
     api.create(objective(namespace, "batch", "p", -1))
     api.create(rewrite(namespace, "others", "another-pool", [{**exact, "targets": [{"modelRewrite": "x"}]}]))

@@ -60,9 +60,7 @@ class House:
         objectives = Objectives()
         objectives.replace({"low": Objective("low", -1)})
         self.metrics = Metrics()
-        queues = open_queues(
-            loaded, store=self.store, ledger=self.ledger, clock=self.clock, chance=Random(1)
-        )
+        queues = open_queues(loaded, store=self.store, ledger=self.ledger, clock=self.clock, chance=Random(1))
         if queues is not None:
             self.store.on_change = queues.changed
             queues.provision(objectives.priorities)
