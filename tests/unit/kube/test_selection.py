@@ -12,7 +12,7 @@ VLLM = parse("app=vllm")
 
 def test_a_group_without_pools() -> None:
     with pytest.raises(
-        ValueError, match="'apps' has no InferencePool; it is 'inference.networking.k8s.io' or"
+        ValueError, match=r"'apps' has no InferencePool; it is 'inference\.networking\.k8s\.io' or"
     ):
         OnePool("prod", "chat", "apps")
 
