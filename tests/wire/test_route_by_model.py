@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from epp.bodyrouting.service import BodyRouting, Options
 from epp.web.server import WebOptions
+from tests.fakes.kubeapi import FakeKubeApi
 from tests.wire import gateway as gw
 from tests.wire.transports import TRANSPORTS
 
@@ -36,10 +38,10 @@ async def running(folder: Path, transport: str, **more: Any) -> AsyncIterator[Bo
     names = folder / "base-models.yaml"
     if not names.exists():
         names.write_text("qwen: [foo, bar, sql-lora-sheddable]\n")
+    usual: dict[str, Any] = {"secure_serving": False, "web": WebOptions(host="127.0.0.1", port=0, auth=False)}
     options = Options(
-        bind_address="127.0.0.1", grpc_port=0, grpc_health_port=0, transport=transport, secure_serving=False,
-        web=WebOptions(host="127.0.0.1", port=0, auth=False), tracing=False, drain_timeout_s=5.0,
-        base_models_file=names, **more,
+        bind_address="127.0.0.1", grpc_port=0, grpc_health_port=0, transport=transport, tracing=False,
+        drain_timeout_s=5.0, base_models_file=names, **{**usual, **more},
     )  # fmt: skip
     service = BodyRouting(options, environ={})
     serving = asyncio.ensure_future(service.run())
@@ -214,6 +216,32 @@ async def test_a_changed_file_counts_and_a_wrong_one_does_not(
             await asyncio.sleep(0.01)
         headers, _ = await answered(service, b'{"model":"foo"}')
         assert said(headers)[0][BASE] == "llama"
+
+
+async def test_it_serves_tls_unless_told_otherwise(tmp_path: Path, transport: str) -> None:
+    trusting = ssl.create_default_context()
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    trusting.set_alpn_protocols(["h2"])
+    async with running(tmp_path, transport, secure_serving=True) as service:
+        _, writer = await asyncio.open_connection("127.0.0.1", service.transport.port, ssl=trusting)
+        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+        writer.transport.abort()  # what it sends by HTTP/2 is of no interest
+
+
+async def test_a_cluster_that_is_known_says_who_may_read_the_metrics(tmp_path: Path, transport: str) -> None:
+    web = WebOptions(host="127.0.0.1", port=0)
+    async with FakeKubeApi(plural="configmaps") as api:
+        config = api.kubeconfig(tmp_path / "config")
+        async with (
+            running(tmp_path, transport, web=web, kubeconfig=config) as service,
+            aiohttp.ClientSession(f"http://127.0.0.1:{service.web.port}") as client,
+        ):
+            async with client.get("/metrics") as page:
+                assert page.status == 401
+            async with client.get("/readyz") as page:
+                assert page.status == 200
+    assert not any(path.endswith("configmaps") for path, _ in api.requests), "they are not read beside a file"
 
 
 async def test_it_is_not_ready_while_it_drains(tmp_path: Path, transport: str) -> None:
