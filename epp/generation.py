@@ -151,6 +151,11 @@ class Generation:
             )  # fmt: skip
         return self.page
 
+    @property
+    def asked(self) -> bool:
+        """How busy the endpoints are was looked at, all of them."""
+        return self._scrapes is None or self._scrapes.asked
+
     def leave(self) -> None:
         """No request begins here any more."""
         if self._scrapes is not None:

@@ -24,6 +24,9 @@ from epp.web.flow import FlowPage
 
 log = logging.getLogger("epp.pool")
 
+LOOK_S = 3.0
+"""So long a start waits for endpoints that do not answer: what others sent counts from the beginning."""
+
 
 def open_pool(label: str, config: ConfigWatch, services: Services, files: Files | None = None) -> Pool:
     """A pool that follows its configuration."""
@@ -49,6 +52,9 @@ class Pool:
         """Of generations before, where something still waits."""
         self._secret: asyncio.Task[None] | None = None
         self._pinned = -1
+        self._looked = False
+        """It has begun."""
+        self._look_until = 0.0
         metrics, clock = services.metrics, services.clock
         metrics.watch_pool(label, self.known.store, settled(self.known, clock), clock, services.staleness_s)
         metrics.watch_answers(self.known.observation, pool=label)
@@ -78,7 +84,14 @@ class Pool:
 
     def missing(self) -> Sequence[str]:
         """What is missing until requests can be taken; nothing means ready."""
-        return () if self.known.store.synced else ("the pool's endpoints are not known yet",)
+        if self._looked:
+            return ()
+        if not self.known.store.synced:
+            return ("the pool's endpoints are not known yet",)
+        now = self._services.clock()
+        self._look_until = self._look_until or now + LOOK_S
+        self._looked = self.generation.asked or now >= self._look_until
+        return () if self._looked else ("not all endpoints have been asked yet how busy they are",)
 
     # -- its time ------------------------------------------------------------------------------------------
 

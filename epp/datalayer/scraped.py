@@ -235,6 +235,14 @@ class Joined:
         pace = self.shared.pace
         return state_of(self.targets.values(), now, pace.interval_s(self.base_s), pace)
 
+    @property
+    def asked(self) -> bool:
+        """Every endpoint has answered, or failed to, at least once."""
+        targets = self.targets
+        return len(targets) == len(self.store) and all(
+            target.seen_at != NEVER or target.failures for target in targets.values()
+        )
+
     def _pool_changed(self) -> None:
         self.shared.followed(self)
 

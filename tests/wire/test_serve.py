@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import aiohttp.web
 import grpc
 import grpc.aio
 import numpy as np
@@ -365,3 +366,42 @@ def test_signals_end_an_idle_picker_with_status_0(tmp_path: Path, sent: signal.S
         assert process.wait(20) == 0
     assert "--pool-namespace has no effect" in said[0]
     assert said[-1] == "stopped"
+
+
+async def test_a_start_waits_until_the_endpoints_were_asked_how_busy_they_are(tmp_path: Path) -> None:
+    """What other pickers have sent them counts from the first decision on."""
+    busy = 'vllm:num_requests_running{model_name="m"} 7\nvllm:num_requests_waiting{model_name="m"} 0\n'
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def metrics(_: aiohttp.web.Request) -> aiohttp.web.Response:
+        asked.set()
+        await answer.wait()
+        return aiohttp.web.Response(text=busy, content_type="text/plain")
+
+    site = aiohttp.web.Application()
+    site.router.add_get("/metrics", metrics)
+    runner = aiohttp.web.AppRunner(site, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+    path = tmp_path / "one.yaml"
+    one = {"name": "e", "address": "127.0.0.1", "port": runner.addresses[0][1]}
+    path.write_text(json.dumps({"endpoints": [one]}))
+    options = Options(
+        bind_address="127.0.0.1", grpc_port=0, grpc_health_port=0, secure_serving=False, tracing=False,
+        web=WebOptions(host="127.0.0.1", port=0, auth=False), endpoints_file=path,
+    )  # fmt: skip
+    app = App(options, PoolConfigs(fixed(PLAIN, "test")), environ={})
+    serving = asyncio.ensure_future(app.run())
+    try:
+        async with asyncio.timeout(10):
+            await asked.wait()
+            assert "how busy they are" in str(app.missing())
+            answer.set()
+            while app.missing():
+                await asyncio.sleep(0.005)
+        assert app.pool.known.store.snapshot.running.tolist() == [7.0]
+    finally:
+        app.stop(patient=False)
+        app.stop(patient=False)
+        await serving
+        await runner.cleanup()
