@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from rich.table import Table
 from epp.cli.output import console
 from epp.doctor.finding import Finding, Level
 from epp.doctor.picker import Address, parse_address
-from epp.doctor.visit import Cluster, Patient, Visit
+from epp.doctor.visit import Cluster, Patient, Visit, nearby
 from epp.domain.pool import POOL_GROUPS
 
 _STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red", Level.SKIPPED: "dim"}
@@ -86,11 +87,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--gateway", type=UrlType(), help="Send a few short test requests through it.")
 @click.option("--model", default="", help="Model of the test requests; else the first of /v1/models.")
 @click.option("--header", type=HeaderType(), multiple=True, help="Of the test requests; may be repeated.")
-@click.option("--kubeconfig", type=_FILE, help="Look into the cluster; else KUBECONFIG or the pod's account.")
-@click.option("--pool-name", default="", help="InferencePool to look at.")
+@click.option(
+    "--kubeconfig", type=_FILE, help="Credentials; else KUBECONFIG, the pod's account, or ~/.kube/config."
+)
+@click.option("--pool-name", default="", help="InferencePool to look at; else every one of the namespace.")
 @click.option("--pool-namespace", default="", help="Its namespace; else that of the credentials.")
 @click.option("--pool-group", type=click.Choice(POOL_GROUPS), default=POOL_GROUPS[0], show_default=True)
-@click.option("--all-pools", is_flag=True, help="Look at every InferencePool of the namespace.")
+@click.option("--all-pools", is_flag=True, help="Look at every InferencePool of the namespace, the default.")
 @click.option("--pool-selector", default="", help="Look at every InferencePool with these labels.")
 @click.option(
     "--all-namespaces", is_flag=True, help="With --all-pools or --pool-selector: of every namespace."
@@ -104,20 +107,28 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def doctor(output: str, **given: Any) -> None:
     """Look at everything around a picker, and say what is wrong and how to mend it.
 
-    Give what there is: each option opens its checks. In a cluster: --pool-name or --all-pools. Nothing is
-    changed; with --gateway a few requests of one token each are sent. Exits with status 1 on an error.
+    Each option opens its checks. Without any, it looks at what is near: the cluster of the credentials, an
+    Envoy's admin page at 127.0.0.1:19000, a picker at 127.0.0.1:9002. Nothing is changed; with --gateway a few
+    requests of one token each are sent. Exits with status 1 on an error.
     """
-    visit = Visit(_patient(**given))
-    asyncio.run(visit.run())
+    findings = asyncio.run(_findings(_patient(**given)))
     if output == "json":
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(visit.findings), indent=2) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(findings), indent=2) + b"\n")
     else:
         out = console()
-        out.print(_table(visit.findings))
-        counts = ", ".join(f"{_count(visit.findings, level)} {level}" for level in Level)
-        out.print(counts)
-    if _count(visit.findings, Level.ERROR):
+        out.print(_table(findings))
+        out.print(", ".join(f"{_count(findings, level)} {level}" for level in Level))
+    if _count(findings, Level.ERROR):
         raise click.exceptions.Exit(1)
+
+
+async def _findings(patient: Patient | None) -> list[Finding]:
+    absent: list[Finding] = []
+    if patient is None:
+        patient, absent = await nearby(os.environ)
+    visit = Visit(patient)
+    await visit.run()
+    return [*visit.findings, *absent]
 
 
 def _patient(
@@ -140,14 +151,15 @@ def _patient(
     all_namespaces: bool,
     as_service_account: str,
     leader: bool,
-) -> Patient:
+) -> Patient | None:
+    """None where nothing is named."""
     many = all_pools or bool(pool_selector)
     if pool_name and many:
         raise click.UsageError("--pool-name looks at one pool; leave out --all-pools and --pool-selector")
     if all_namespaces and not many:
         raise click.UsageError("--all-namespaces needs --all-pools or --pool-selector")
     cluster = None
-    if pool_name or many:
+    if pool_name or many or kubeconfig or as_service_account or pool_namespace or leader:
         cluster = Cluster(
             kubeconfig=kubeconfig,
             pool=pool_name,
@@ -158,10 +170,8 @@ def _patient(
             account=as_service_account,
             leader=leader,
         )
-    elif kubeconfig or as_service_account or pool_namespace or leader:
-        raise click.UsageError("name a pool of the cluster with --pool-name, or all with --all-pools")
     if not (config_file or endpoints_file or picker or picker_health or envoy_admin or gateway or cluster):
-        raise click.UsageError("nothing to look at: give --endpoints-file, --envoy-admin, --pool-name, ...")
+        return None
     return Patient(
         config=config_file,
         endpoints=endpoints_file,

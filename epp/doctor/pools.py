@@ -11,9 +11,8 @@ from epp.doctor.finding import Finding, error, listed, ok, skipped, warning
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.pool import POOL_GROUP, PoolSpec
 from epp.kube.api import Kube, KubeError
-from epp.kube.cluster import LEGACY_POOLS, POOLS
 from epp.kube.pods import endpoints, mistakes, read_pod
-from epp.kube.pools import read_legacy_pool, read_pool
+from epp.kube.pools import LEGACY_POOLS, POOLS, read_legacy_pool, read_pool
 from epp.kube.resource import PODS, Resource
 
 MAX_POOLS = 50

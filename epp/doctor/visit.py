@@ -13,11 +13,11 @@ import aiohttp
 
 from epp.doctor.access import check_access, needs
 from epp.doctor.clocks import check_clocks, check_token
-from epp.doctor.endpoints import Reading, check_endpoints
+from epp.doctor.endpoints import Reading, check_endpoints, refused
 from epp.doctor.envoy import check_dump
 from epp.doctor.envoydump import Dump, DumpError, read_dump
 from epp.doctor.files import check_config, read_endpoints
-from epp.doctor.finding import Finding, Level, error
+from epp.doctor.finding import Finding, Level, error, skipped
 from epp.doctor.kinds import check_kinds
 from epp.doctor.picker import Address, check_health, check_picker
 from epp.doctor.pools import Pools, check_pool, check_pools
@@ -27,9 +27,12 @@ from epp.doctor.web import FetchError, fetch
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.pool import POOL_GROUP, POOL_GROUPS, PoolSpec
 from epp.kube.api import Kube
-from epp.kube.credentials import ACCOUNT, KubeConfigError
+from epp.kube.credentials import ACCOUNT, Credentials, KubeConfigError
 
 HEALTH_PORT = 9003
+NEARBY_ENVOY = Address("127.0.0.1", 19000)
+"""Where the files of deploy/envoy have its admin page."""
+NEARBY_PICKER = Address("127.0.0.1", 9002)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,34 @@ class Patient:
     picker: Address | None = None
     health: Address | None = None
     cluster: Cluster | None = None
+
+
+async def nearby(
+    environ: Mapping[str, str],
+    *,
+    envoy: Address = NEARBY_ENVOY,
+    picker: Address = NEARBY_PICKER,
+    health_port: int = HEALTH_PORT,
+) -> tuple[Patient, list[Finding]]:
+    """What is there without being named: the cluster of the credentials, and this machine's or pod's own Envoy
+    and picker. With findings for what is not."""
+    absent: list[Finding] = []
+    cluster = None
+    try:
+        Credentials(None, environ)
+        cluster = Cluster()
+    except KubeConfigError as problem:
+        absent.append(skipped("cluster", str(problem), "name a file with --kubeconfig"))
+    admin = f"http://{envoy}"
+    if why := await refused(envoy.host, envoy.port):
+        admin = ""
+        absent.append(skipped("Envoy", f"no admin page at {envoy}: {why}", "name it with --envoy-admin"))
+    found: Address | None = picker
+    if why := await refused(picker.host, picker.port):
+        found = None
+        absent.append(skipped("picker", f"none at {picker}: {why}", "name it with --picker"))
+    health = None if found is None else Address(found.host, health_port)
+    return Patient(cluster=cluster, envoy_admin=admin, picker=found, health=health), absent
 
 
 class Visit:

@@ -35,10 +35,8 @@ def test_no_error_is_success(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "nothing to look at"),
         (["--pool-name", "a", "--all-pools"], "leave out --all-pools"),
         (["--all-namespaces", "--pool-name", "a"], "needs --all-pools"),
-        (["--as-service-account", "epp"], "name a pool"),
         (["--picker", "epp"], "is no address"),
         (["--gateway", "http://"], "is no URL"),
         (["--gateway", "g", "--header", "x"], "is no header"),

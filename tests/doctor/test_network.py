@@ -16,7 +16,7 @@ from epp.doctor.endpoints import Reading, check_endpoints
 from epp.doctor.finding import Finding, Level
 from epp.doctor.picker import Address, check_health, check_picker
 from epp.doctor.request import NOBODY, TEST_HEADER, check_request
-from epp.doctor.visit import Patient, Visit
+from epp.doctor.visit import Cluster, Patient, Visit, nearby
 from epp.domain.endpoint import EndpointSpec
 from epp.extproc.certificates import self_signed
 from epp.extproc.health import Health, serve_health
@@ -212,3 +212,16 @@ async def test_an_admin_page_that_is_none() -> None:
     async with listening(lambda request: web.Response(text="hello")) as port:
         finding = (await visited(Patient(envoy_admin=f"http://127.0.0.1:{port}")))[0]
         assert (finding.level, "no JSON" in finding.found) == (Level.ERROR, True)
+
+
+async def test_what_is_near_is_found_by_itself(tmp_path: Path) -> None:
+    nobody = Address("127.0.0.1", await closed_port())
+    patient, absent = await nearby({"HOME": str(tmp_path)}, envoy=nobody, picker=nobody)
+    assert (patient, [one.level for one in absent]) == (Patient(), [Level.SKIPPED] * 3)
+    (tmp_path / ".kube").mkdir()
+    (tmp_path / ".kube" / "config").write_text("{}")
+    async with listening(lambda request: web.Response()) as port:
+        there = Address("127.0.0.1", port)
+        patient, absent = await nearby({"HOME": str(tmp_path)}, envoy=there, picker=there, health_port=7)
+    assert (patient.envoy_admin, patient.picker) == (f"http://127.0.0.1:{port}", there)
+    assert (patient.health, patient.cluster, absent) == (Address("127.0.0.1", 7), Cluster(), [])

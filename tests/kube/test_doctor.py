@@ -1,4 +1,4 @@
-"""`epp doctor` on a real API server: what a new user gets wrong, one thing after the other until all is well."""
+"""`epp doctor` on a real API server: what a new user gets wrong, one thing after the other."""
 
 from __future__ import annotations
 
