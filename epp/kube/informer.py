@@ -60,6 +60,7 @@ class Informer:
         trim: Trim | None = None,
         page: int = PAGE,
         resync_s: tuple[float, float] = RESYNC_S,
+        silence_s: float = SILENCE_S,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -76,6 +77,7 @@ class Informer:
         self._selectors = {name: text for name, text in selectors.items() if text}
         self._trim = trim
         self._page = page
+        self._silence_s = silence_s
         self._rng = rng or random.Random()
         self._clock = clock
         self._sleep = sleep
@@ -153,7 +155,7 @@ class Informer:
             "timeoutSeconds": last_s,
         }
         async with self._kube.stream(
-            self._path, params, timeout_s=last_s + WATCH_MARGIN_S, silence_s=SILENCE_S
+            self._path, params, timeout_s=last_s + WATCH_MARGIN_S, silence_s=self._silence_s
         ) as lines:
             course.watching(self._clock())
             self._log_trouble()

@@ -238,6 +238,20 @@ async def test_the_list_is_read_anew_in_time(server: FakeKubeApi, kube: Kube) ->
     assert notes.told == [("replaced", ["one/a"])] * 2
 
 
+async def test_a_server_that_falls_silent_is_asked_again_without_a_word(
+    server: FakeKubeApi, kube: Kube, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.bookmarks = False
+    notes = Notes()
+    async with following(kube, notes, silence_s=0.02) as informer:
+        await until(lambda: len(server.requests) > 5)
+        server.put("one/a")
+        await until(lambda: set(notes.world) == {"one/a"})
+        assert not informer.trouble
+    assert len([told for told in notes.told if told[0] == "replaced"]) == 1
+    assert caplog.text == ""
+
+
 async def test_a_watcher_that_fails_ends_nothing(
     server: FakeKubeApi, kube: Kube, caplog: pytest.LogCaptureFixture
 ) -> None:
