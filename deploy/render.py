@@ -1,8 +1,8 @@
 """Writes what in deploy/ is made from something else there: `python deploy/render.py [--helm PATH]`.
 
 The chart carries copies of the Envoy configurations, the alerts and the dashboard, since Helm reads nothing
-outside of a chart; the kustomize bases and the pickers of deploy/gateways are the chart, rendered. The tests
-compare.
+outside of a chart, and an overlay one of a sample configuration; the kustomize bases and the pickers of
+deploy/gateways are the chart, rendered. The tests compare.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ KUBERNETES = "1.34.0"
 """What helm takes the cluster for; it has its own, older, idea of that."""
 
 COPIES = {
-    "envoy/sidecar.yaml": "sidecar.yaml",
-    "envoy/standalone.yaml": "standalone.yaml",
-    "envoy/standalone-tls.yaml": "standalone-tls.yaml",
-    "prometheus/alerts.yaml": "alerts.yaml",
-    "grafana/epp.json": "dashboard.json",
+    CHART / "files/sidecar.yaml": "envoy/sidecar.yaml",
+    CHART / "files/standalone.yaml": "envoy/standalone.yaml",
+    CHART / "files/standalone-tls.yaml": "envoy/standalone-tls.yaml",
+    CHART / "files/alerts.yaml": "prometheus/alerts.yaml",
+    CHART / "files/dashboard.json": "grafana/epp.json",
+    DEPLOY / "kustomize/overlays/llama/epp.yaml": "config/flow-control.yaml",
 }
-"""Files of the chart, by what they are copies of."""
+"""What is a copy of which file."""
 
 _OF_HELM = re.compile(
     r"^( *# Source: .*| *app\.kubernetes\.io/managed-by: .*| *helm\.sh/chart: .*)\n", re.MULTILINE
@@ -50,8 +51,8 @@ def rendered(helm: str) -> Iterator[tuple[Path, str]]:
 
 
 def copies() -> Iterator[tuple[Path, str]]:
-    for source, name in COPIES.items():
-        yield CHART / "files" / name, (DEPLOY / source).read_text()
+    for path, source in COPIES.items():
+        yield path, (DEPLOY / source).read_text()
 
 
 def main() -> None:

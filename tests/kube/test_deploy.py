@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -182,6 +183,40 @@ def test_what_the_docs_install_is_accepted(server: ApiServer, page: str, setting
     assert done.returncode == 0, done.stderr
     for thing in _objects(done.stdout):
         _accepts(server, {**thing, "metadata": {"namespace": "default", **thing["metadata"]}})
+
+
+def test_a_release_is_installed_upgraded_rolled_back_and_gone(server: ApiServer, tmp_path: Path) -> None:
+    namespace = server.namespace()
+    home = {name: str(tmp_path) for name in ("HOME", "HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME")}
+
+    def helm(*arguments: str) -> str:
+        argv = [server.parts.helm, *arguments, "--namespace", namespace]
+        argv += ["--kubeconfig", str(server.kubeconfig(namespace=namespace))]
+        done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **home}, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def args() -> list[str]:
+        found = json.loads(server.kubectl("get", "deployment", "epp", "-n", namespace, "-o", "json"))
+        return list(found["spec"]["template"]["spec"]["containers"][0]["args"])
+
+    chart = str(render.CHART)
+    said = helm("install", "epp", chart, "--set", "pool.matchLabels.app=vllm")
+    assert "epp is installed in mode one-pool" in said
+    assert "--pool-name=epp" in args()
+    more = [
+        "--set",
+        "leaderElection=true,replicas=2,modelsPort=8080,pool.targetPorts={8000,8001},gateway=istio",
+    ]
+    helm("upgrade", "epp", chart, "--reuse-values", *more)
+    assert "--ha-enable-leader-election" in args()
+    helm("rollback", "epp")
+    assert "--ha-enable-leader-election" not in args()
+    helm("uninstall", "epp")
+    left = server.kubectl(
+        "get", "deployment,service,inferencepool,role,configmap", "-n", namespace, "-o", "name"
+    )
+    assert left == ""
 
 
 # What is in it for Envoy

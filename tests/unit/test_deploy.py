@@ -12,8 +12,10 @@ import pytest
 import yaml
 
 from deploy import render
+from epp.cli.doctor import doctor
 from epp.cli.flags import FLAGS
 from epp.cli.route_by_model import route_by_model
+from epp.config.loader import load_text
 
 DEPLOY = render.DEPLOY
 CHART = render.CHART
@@ -84,6 +86,15 @@ def test_flags_of_overlays_and_docs_exist() -> None:
     known = set(SERVE) | {option for parameter in route_by_model.params for option in parameter.opts}
     for path in DEPLOY.glob("kustomize/overlays/*/kustomization.yaml"):
         assert _flags_of(path.read_text()) <= known, path
+
+
+def test_options_of_epp_doctor_in_the_docs_exist() -> None:
+    known = {option for parameter in doctor.params for option in parameter.opts}
+    text = "".join(path.read_text() for path in (ROOT / "docs").rglob("*.md"))
+    told = set(re.findall(r"^epp doctor (--.*)$", text, re.MULTILINE))
+    assert told
+    for line in told:
+        assert _flags_of(line) <= known, line
 
 
 # Ports, probes, security
@@ -279,3 +290,14 @@ def test_versions_are_one() -> None:
     project = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     assert project is not None
     assert chart["appVersion"] == project[1]
+
+
+def test_configurations_of_values_and_overlays_are_valid(tmp_path: Path) -> None:
+    texts = [(DEPLOY / "kustomize/overlays/llama/epp.yaml").read_text()]
+    for path in CHART.glob("ci/*.yaml"):
+        values = yaml.safe_load(path.read_text())
+        configs = [values.get("config"), *values.get("pools", {}).get("configs", {}).values()]
+        texts += [yaml.safe_dump(config) for config in configs if config]
+    assert len(texts) >= 3
+    for text in texts:
+        load_text(text)
