@@ -108,8 +108,8 @@ def doctor(output: str, **given: Any) -> None:
     """Look at everything around a picker, and say what is wrong and how to mend it.
 
     Each option opens its checks. Without any, it looks at what is near: the cluster of the credentials, an
-    Envoy's admin page at 127.0.0.1:19000, a picker at 127.0.0.1:9002. Nothing is changed; with --gateway a few
-    requests of one token each are sent. Exits with status 1 on an error.
+    Envoy's admin page at 127.0.0.1:19000, a picker at 127.0.0.1:9002. Nothing is changed; with --gateway a
+    few requests of one token each are sent. Exits with status 1 on an error.
     """
     findings = asyncio.run(_findings(_patient(**given)))
     if output == "json":

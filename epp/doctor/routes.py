@@ -39,9 +39,6 @@ def _override_sources(cluster: Config) -> Iterator[Config]:
         typed = mapping(mapping(policy.get("typed_extension_config")).get("typed_config"))
         if str(typed.get("@type", "")).endswith(_OVERRIDE_HOST):
             yield from items(typed.get("override_host_sources"))
-            # Older Envoys have one field each.
-            for key in ("primary_endpoint_source",):
-                yield mapping(typed.get(key))
 
 
 def check_routes(dump: Dump, manager: Manager) -> Iterator[Finding]:
@@ -57,18 +54,14 @@ def check_routes(dump: Dump, manager: Manager) -> Iterator[Finding]:
                 f"with the policy override_host",
             )
         return
-    before = 0
-    for finding in (
+    findings = [
         *_times(subject, chosen),
-        *_served(dump, manager, chosen),
+        *_served(manager, chosen),
         *_open(dump, manager),
         *_forged(dump, manager, chosen),
         *_received(dump, manager, chosen),
-    ):
-        before += 1
-        yield finding
-    if not before:
-        yield ok(subject, f"{len(chosen)} routes to endpoints that a picker chooses")
+    ]
+    yield from findings or [ok(subject, f"routes to endpoints that a picker chooses: {len(chosen)}")]
 
 
 def _picked(dump: Dump, route: Route) -> bool:
@@ -91,7 +84,7 @@ def _times(subject: str, routes: Sequence[Route]) -> Iterator[Finding]:
         )
 
 
-def _served(dump: Dump, manager: Manager, routes: Sequence[Route]) -> Iterator[Finding]:
+def _served(manager: Manager, routes: Sequence[Route]) -> Iterator[Finding]:
     forwarded = any(
         LB_NAMESPACE in _names(variant.raw, "forwarding_namespaces") for variant in manager.ext_procs()
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from epp.doctor.envoydump import Config, Dump, ExtProc, items, mapping, seconds
+from epp.doctor.envoydump import Config, Dump, items, mapping, seconds
 from epp.doctor.finding import Finding, error, ok, warning
 from epp.doctor.modes import DESTINATION
 from epp.doctor.routes import picked_by_header, picked_by_metadata
@@ -18,9 +18,10 @@ _ENGINE_IDLE_S = 5.0
 
 
 def check_clusters(dump: Dump) -> Iterator[Finding]:
-    pickers = {one.cluster: one for manager in dump.managers for one in manager.ext_procs() if one.cluster}
-    for name, variant in pickers.items():
-        yield from _picker(dump, name, variant)
+    called = (one.cluster for manager in dump.managers for one in manager.ext_procs() if one.cluster)
+    pickers = list(dict.fromkeys(called))
+    for name in pickers:
+        yield from _picker(dump, name)
     used = {
         name
         for manager in dump.managers
@@ -50,7 +51,7 @@ def addresses(cluster: Config) -> list[tuple[str, int]]:
     return found
 
 
-def _picker(dump: Dump, name: str, variant: ExtProc) -> Iterator[Finding]:
+def _picker(dump: Dump, name: str) -> Iterator[Finding]:
     subject = f"cluster {name}"
     cluster = dump.clusters.get(name)
     if cluster is None:

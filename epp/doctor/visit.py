@@ -76,8 +76,8 @@ async def nearby(
     picker: Address = NEARBY_PICKER,
     health_port: int = HEALTH_PORT,
 ) -> tuple[Patient, list[Finding]]:
-    """What is there without being named: the cluster of the credentials, and this machine's or pod's own Envoy
-    and picker. With findings for what is not."""
+    """What is there without being named: the cluster of the credentials, and the Envoy and the picker of this
+    machine or pod. With findings for what is not."""
     absent: list[Finding] = []
     cluster = None
     try:

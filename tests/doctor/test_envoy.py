@@ -180,6 +180,7 @@ WRONG: list[tuple[str, str, Edit, Level, str]] = [
     ("answer headers", "buffered.yaml", mode(response_header_mode="SKIP"), W, "response_header_mode is SKIP"),
     ("ends unseen", "ends.yaml", mode(response_trailer_mode="SKIP"), W, "answers end for the picker"),
     ("default patience", "standalone.yaml", without("message_timeout"), E, "Envoy's default of 200 ms"),
+    ("no patience", "standalone.yaml", setting("message_timeout", "0s"), E, "message_timeout is 0 s"),
     ("little patience", "standalone.yaml", setting("message_timeout", "0.5s"), E, "message_timeout is 0.5 s"),
     ("some patience", "standalone.yaml", setting("message_timeout", "30s"), W, "message_timeout is 30 s"),
     ("impatient stream", "standalone.yaml", setting("message_timeout", "3600s"), W, "which ends waiting"),
