@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class PoolConfigs:
         allow_experimental: bool = False,
         plugin_types: Catalog | None = None,
         counts: Counts | None = None,
-        settle_s: float = SETTLE_S,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Reads all files now. `default` is for pools without a file in `folder`. Raises ConfigError where
         that cannot be used, or the folder cannot be read."""
@@ -78,7 +78,7 @@ class PoolConfigs:
         self._experimental = allow_experimental
         self._types = plugin_types or catalog()
         self._counts = counts
-        self._settle_s = settle_s
+        self._pause = pause
         self._seen: dict[Path, _Seen] = {}
         self._watches: dict[tuple[str, str], ConfigWatch] = {}
         self._complaint = ""
@@ -179,7 +179,7 @@ class PoolConfigs:
             texts = await asyncio.to_thread(self._fetch)
             until = time.monotonic() + SETTLE_MAX_S
             while texts != self._texts and time.monotonic() < until:
-                await asyncio.sleep(self._settle_s)
+                await self._pause(SETTLE_S)
                 again = await asyncio.to_thread(self._fetch)
                 if again == texts:
                     break

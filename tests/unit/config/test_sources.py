@@ -13,7 +13,7 @@ import pytest
 from epp.config.loaded import Loaded
 from epp.config.problems import ConfigError
 from epp.config.reload import ConfigWatch, Text
-from epp.config.sources import MAX_CHARACTERS, MAX_FILES, PoolConfigs, preset
+from epp.config.sources import MAX_CHARACTERS, MAX_FILES, RETRY_S, PoolConfigs, preset
 from tests.unit.config.configs import HEADER, TYPES
 from tests.unit.config.test_reload import Told
 from tests.unit.datalayer.engines_up import running
@@ -51,7 +51,7 @@ async def bounded() -> AsyncIterator[None]:
 
 
 def opened(default: Path | Text, folder: Path | None = None, told: Told | None = None) -> PoolConfigs:
-    return PoolConfigs(default, folder, plugin_types=TYPES, counts=told, settle_s=0.02)
+    return PoolConfigs(default, folder, plugin_types=TYPES, counts=told)
 
 
 def mounted(folder: Path, version: int, files: dict[str, str]) -> None:
@@ -163,6 +163,39 @@ async def test_a_storm_makes_few_loads_and_the_last_state_wins(tmp_path: Path) -
     assert loads < 100, loads
 
 
+async def test_what_does_not_stand_still_is_waited_for(tmp_path: Path) -> None:
+    """Each time it is looked at it has just been changed, up to the third."""
+    path, told = tmp_path / "c.yaml", Told()
+    path.write_text(text(1))
+    coming = [text(2)[:50], text(3)]
+
+    async def pause(seconds: float) -> None:
+        if coming:
+            path.write_text(coming.pop(0))
+
+    configs = PoolConfigs(path, plugin_types=TYPES, counts=told, pause=pause)
+    pool = Pool(configs)
+    async with running(configs.run):
+        path.write_text(text(2))
+        await pool.becomes(3)
+    assert len(told.loaded) == 2
+    assert not told.refused
+
+
+async def test_a_change_that_looks_no_newer_is_seen(tmp_path: Path) -> None:
+    """Of the same size, within the file system's tick."""
+    path = tmp_path / "c.yaml"
+    path.write_text(text(1))
+    stat = path.stat()
+    configs = opened(path)
+    pool = Pool(configs)
+    path.write_text(text(2))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert path.stat().st_size == stat.st_size
+    async with running(configs.run):
+        await pool.becomes(2)
+
+
 async def test_while_it_never_settles_it_is_still_taken_now_and_then(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(text(1))
@@ -243,6 +276,30 @@ async def test_a_pool_whose_own_file_is_wrong_runs_by_the_default(tmp_path: Path
     assert pool.watch.last_error == ""
 
 
+async def test_what_was_refused_is_tried_again(tmp_path: Path) -> None:
+    """A file that it names may have come meanwhile."""
+    path, told = tmp_path / "c.yaml", Refusals()
+    path.write_text(text(1))
+    configs = opened(path, told=told)
+    pool = Pool(configs)
+    take, there = pool.watch.on_loaded, asyncio.Event()
+
+    def adopt(loaded: Loaded) -> None:
+        if not there.is_set():
+            raise OSError("no secret")
+        take(loaded)
+
+    pool.watch.on_loaded = adopt
+    async with running(configs.run):
+        path.write_text(text(2))
+        await told.come.get()
+        assert pool.watch.last_error == "no secret"
+        there.set()
+        pool.watch.refused_at -= RETRY_S
+        await pool.becomes(2)
+    assert told.refused == ["pool"]
+
+
 async def test_a_default_that_went_bad_is_for_new_pools_too(tmp_path: Path) -> None:
     default = tmp_path / "default.yaml"
     default.write_text(text(1))
@@ -250,14 +307,16 @@ async def test_a_default_that_went_bad_is_for_new_pools_too(tmp_path: Path) -> N
     configs = opened(default, told=told)
     pool = Pool(configs, "a", "one")
     async with running(configs.run):
+        default.write_text(text(2))
+        await pool.becomes(2)
         default.write_text("nonsense")
         while "expected a mapping" not in pool.watch.last_error:
             await told.come.get()
         late = Pool(configs, "a", "late")
-        assert threshold(late.watch.loaded) == 1
+        assert threshold(late.watch.loaded) == 2
         assert "default.yaml" in late.watch.last_error
-        default.write_text(text(2))
-        await asyncio.gather(pool.becomes(2), late.becomes(2))
+        default.write_text(text(3))
+        await asyncio.gather(pool.becomes(3), late.becomes(3))
 
 
 async def test_files_that_mean_no_pool_are_passed_by(

@@ -103,6 +103,25 @@ async def test_what_is_no_token_is_not_asked_about(cluster: Cluster, token: str)
     assert cluster.counted() == (0, 0)
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"authenticated": False, "user": {"username": "prometheus"}},
+        {"authenticated": "true", "user": {"username": "prometheus"}},
+        {"user": {"username": "prometheus"}},
+        {"authenticated": True, "user": {"username": ""}},
+        {"authenticated": True},
+        None,
+    ],
+)
+async def test_half_a_yes_is_none(status: Any) -> None:
+    class Api:
+        async def post(self, path: str, *, body: Any = None) -> dict[str, Any]:
+            return {"status": status if path == IDENTITY_PATH else {"allowed": True}}
+
+    assert await Reviews(Api()).review("token", "get", "/metrics") == NOBODY
+
+
 async def test_answers_are_remembered_for_a_while(cluster: Cluster) -> None:
     one = reviews(cluster)
     for token in (SECRET, "made-up"):
