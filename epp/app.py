@@ -104,12 +104,12 @@ class App:
         kube = options.kube
         if kube is not None and kube.many:
             self.many = Pools(self.services, configs, from_header=kube.trust_pool_header)
-            self.cluster = Clustered(kube, options.pool_name, self.many, environ)
+            self.cluster = Clustered(kube, options.pool_name, self.many, environ, self.metrics)
         else:
             files = None if kube is not None else self._files(loaded)
             self.one = open_pool(options.pool_name, configs.of("", options.pool_name), self.services, files)
             if kube is not None:
-                self.cluster = Clustered(kube, options.pool_name, OnePool(self.one), environ)
+                self.cluster = Clustered(kube, options.pool_name, OnePool(self.one), environ, self.metrics)
         door: Door | None = self.one or self.many
         assert door is not None
         self.health = Health(lambda: not self.missing())

@@ -18,9 +18,10 @@ from epp.kube.following import PoolWorld
 from epp.kube.informer import Informer
 from epp.kube.lease import Lease, identity_of, lease_name
 from epp.kube.reviews import Reviews
-from epp.kube.selection import ManyPools, OnePool, PodsAlone, Selection
+from epp.kube.selection import ManyPools, OnePool, PodsAlone, Selection, Source
 from epp.kube.selectors import EVERYTHING, parse
 from epp.options import KubeOptions
+from epp.telemetry.metrics import Metrics
 
 log = logging.getLogger("epp.kube")
 
@@ -35,9 +36,10 @@ def selection_of(options: KubeOptions, pool_name: str, namespace: str) -> Select
     if options.many:
         pools = parse(options.pool_selector) if options.pool_selector else EVERYTHING
         return ManyPools(None if options.all_namespaces else namespace, pools, pods)
+    source = Source(options.source)
     if options.endpoint_selector:
-        return PodsAlone(namespace, pool_name, pods, options.target_ports)
-    return OnePool(namespace, pool_name, options.pool_group)
+        return PodsAlone(namespace, pool_name, pods, options.target_ports, source)
+    return OnePool(namespace, pool_name, options.pool_group, source)
 
 
 class Clustered:
@@ -45,7 +47,12 @@ class Clustered:
     listener."""
 
     def __init__(
-        self, options: KubeOptions, pool_name: str, world: PoolWorld, environ: Mapping[str, str]
+        self,
+        options: KubeOptions,
+        pool_name: str,
+        world: PoolWorld,
+        environ: Mapping[str, str],
+        metrics: Metrics,
     ) -> None:
         """Raises ValueError for selectors that are none."""
         selection_of(options, pool_name, "default")
@@ -53,6 +60,7 @@ class Clustered:
         self._pool_name = pool_name
         self._world = world
         self._environ = environ
+        self._metrics = metrics
         self._kube: Kube | None = None
         self._cluster: Cluster | None = None
         self._events: Events | None = None
@@ -132,6 +140,7 @@ class Clustered:
         while True:
             await asyncio.sleep(_LOOK_S)
             trouble, now = self._cluster.trouble(), monotonic()
+            self._metrics.cluster(len(trouble), None if self._lease is None else self._lease.is_leader)
             if trouble and (not since or now - said_at >= _REMIND_S):
                 since, said_at = since or now, now
                 words = "%d lists not followed for %.0f s, routing goes on with what is known: %s"

@@ -20,7 +20,9 @@ class KubeOptions:
     """Many pools only."""
     pool_group: str = "inference.networking.k8s.io"
     endpoint_selector: str = ""
-    """Pods by labels instead of an InferencePool."""
+    """Pods by labels instead of an InferencePool; with many, labels that all of their pods have."""
+    source: str = "pods"
+    """Or `endpointslices`."""
     target_ports: tuple[int, ...] = ()
     many: bool = False
     """Every pool that `pool_selector` takes, instead of the one named."""

@@ -140,6 +140,7 @@ def _kube(flags: dict[str, Any], discovered: bool) -> Any:
             ("--all-pools", flags["all_pools"]),
             ("--pool-selector", flags["pool_selector"]),
             ("--endpoint-selector", selected),
+            ("--endpoint-source", flags["endpoint_source"] != "pods"),
             ("--kubeconfig", flags["kubeconfig"]),
             ("--ha-enable-leader-election", flags["ha_enable_leader_election"]),
         )
@@ -156,14 +157,15 @@ def _kube(flags: dict[str, Any], discovered: bool) -> Any:
         return None
     if flags["all_pools"] and flags["pool_selector"]:
         raise click.UsageError("--all-pools and --pool-selector exclude each other")
-    if many and (selected or flags["pool_name"]):
-        other = "--endpoint-selector" if selected else "--pool-name"
-        raise click.UsageError(f"{other} means one pool, {asked[0]} many: give one of them")
+    if many and flags["pool_name"]:
+        raise click.UsageError(f"--pool-name means one pool, {asked[0]} many: give one of them")
+    if many and flags["endpoint_source"] != "pods":
+        raise click.UsageError("--endpoint-source endpointslices is for one pool: many share Services' pods")
     if not many and not selected and not flags["pool_name"]:
         raise click.UsageError("--pool-name is required: which InferencePool is to be served?")
-    if selected and not flags["endpoint_target_ports"]:
+    if selected and not many and not flags["endpoint_target_ports"]:
         raise click.UsageError("--endpoint-selector needs --endpoint-target-ports, like 8000")
-    if flags["endpoint_target_ports"] and not selected:
+    if flags["endpoint_target_ports"] and (many or not selected):
         raise click.UsageError("--endpoint-target-ports goes with --endpoint-selector; a pool has its own")
     for flag in ("all_namespaces", "pool_config_dir", "trust_pool_header"):
         if flags[flag] and not many:
@@ -180,6 +182,7 @@ def _kube(flags: dict[str, Any], discovered: bool) -> Any:
         pool_group=flags["pool_group"],
         endpoint_selector=flags["endpoint_selector"],
         target_ports=flags["endpoint_target_ports"],
+        source=flags["endpoint_source"],
         many=many,
         pool_selector=flags["pool_selector"],
         trust_pool_header=flags["trust_pool_header"],

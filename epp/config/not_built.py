@@ -24,7 +24,7 @@ NOT_BUILT: Mapping[str, str] = MappingProxyType(
         "decision-tree-filter": "trees of filters are not built; list the filters in a profile",
         "disagg-profile-handler": _DISAGGREGATION,
         "pd-profile-handler": _DISAGGREGATION,
-        "data-parallel-profile-handler": "each target port is an endpoint of its own; a header for a rank is not set",
+        "data-parallel-profile-handler": "target ports are endpoints already; no header for a rank is set",
         "disagg-headers-handler": _DISAGGREGATION,
         "prefill-header-handler": _DISAGGREGATION,
         "always-disagg-pd-decider": _DISAGGREGATION,

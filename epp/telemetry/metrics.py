@@ -177,6 +177,12 @@ class Metrics:
         """Show which answers are looked at."""
         self._pools.watch_answers(pool, source)
 
+    def cluster(self, unfollowed: int, leading: bool | None) -> None:
+        """Lists that are not followed right now; `leading` None without leader election."""
+        self._numbers[table.UNFOLLOWED.name][()] = unfollowed
+        if leading is not None:
+            self._numbers[table.LEADING.name][()] = leading
+
     def config_notices(self, count: int, pool: str = "") -> None:
         self._pools.notices[pool] = count
         self._count_notices()

@@ -375,6 +375,10 @@ METRICS_AGE = _gauge(
 CONFIG_NOTICES = _gauge(
     "epp_config_notices", "Notices that the running configuration gave when it was loaded."
 )
+UNFOLLOWED = _gauge(
+    "epp_kube_unfollowed_lists", "Lists of the cluster that are not followed right now; routing goes on."
+)
+LEADING = _gauge("epp_leading", "1 where this replica holds the Lease; only with leader election.")
 CONFIG_GENERATION = _gauge(
     "epp_config_generation", "How many configurations this process has put into force for the pool.", _POOL
 )

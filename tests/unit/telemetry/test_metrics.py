@@ -66,6 +66,7 @@ def busy() -> Metrics:
     metrics.stream_closed("OK", 0.7)
     metrics.protocol_violation("body-before-headers")
     metrics.config_notices(2)
+    metrics.cluster(1, leading=True)
     metrics.configs.config_loaded("pool", 1, "text", 1e9)
     metrics.refused(Refused(Reason.SHED, "full"))
     metrics.ended(Ending.NATURAL)
