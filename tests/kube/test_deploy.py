@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +57,17 @@ def server(kube_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Itera
         server.stop()
 
 
+_missing: dict[str, str] = {}
+"""Kinds whose definitions could not be had here, and why."""
+
+
 def _definitions(source: schemas.Source) -> list[Object]:
     try:
         return list(schemas.definitions(source))
     except LookupError as error:
-        pytest.skip(f"MANIFESTS ARE NOT VALIDATED: {error}")
+        for kind in source.kinds:
+            _missing[kind] = str(error)
+        return []
 
 
 def _objects(text: str) -> list[Object]:
@@ -78,10 +84,20 @@ def _values(folder: Path, values: Mapping[str, Any]) -> Path:
     return path
 
 
-def _accepts(server: ApiServer, thing: Object) -> None:
+def _accepts(server: ApiServer, objects: Iterable[Object]) -> None:
+    """Each passes, or is of a kind that nobody can judge here; what only this machine lacks is told."""
+    unknown = set()
+    for thing in objects:
+        if thing["kind"] in _missing:
+            unknown.add(_missing[thing["kind"]])
+        elif thing["kind"] not in schemas.NOT_VALIDATED.get(thing["apiVersion"], ()):
+            _accept(server, thing)
+    if unknown:
+        pytest.skip(f"THE REST IS VALID, BUT NOT ALL COULD BE VALIDATED: {'; '.join(sorted(unknown))}")
+
+
+def _accept(server: ApiServer, thing: Object) -> None:
     """What a server-side dry run finds fault with: unknown fields, wrong types, rules of the definitions."""
-    if thing["kind"] in schemas.NOT_VALIDATED.get(thing["apiVersion"], ()):
-        return
     path = server.path_of(thing) + "?dryRun=All&fieldManager=test&force=true&fieldValidation=Strict"
     try:
         server.request("PATCH", path, thing, content="application/apply-patch+yaml")
@@ -97,8 +113,7 @@ def _accepts(server: ApiServer, thing: Object) -> None:
 def test_the_chart_renders_and_every_object_is_accepted(server: ApiServer, values: Path) -> None:
     objects = _chart(server.parts, values)
     assert {"Deployment", "Service"} <= {thing["kind"] for thing in objects}
-    for thing in objects:
-        _accepts(server, thing)
+    _accepts(server, objects)
 
 
 @pytest.mark.parametrize("values", CI, ids=lambda path: path.stem)
@@ -181,8 +196,7 @@ def test_what_the_docs_install_is_accepted(server: ApiServer, page: str, setting
         settings = [*settings, "--set", "pool.matchLabels.app=vllm"]  # an upgrade keeps what was set
     done = subprocess.run([*argv, *settings], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for thing in _objects(done.stdout):
-        _accepts(server, {**thing, "metadata": {"namespace": "default", **thing["metadata"]}})
+    _accepts(server, _objects(done.stdout))
 
 
 def test_a_release_is_installed_upgraded_rolled_back_and_gone(server: ApiServer, tmp_path: Path) -> None:
@@ -206,7 +220,7 @@ def test_a_release_is_installed_upgraded_rolled_back_and_gone(server: ApiServer,
     assert "--pool-name=epp" in args()
     more = [
         "--set",
-        "leaderElection=true,replicas=2,modelsPort=8080,pool.targetPorts={8000,8001},gateway=istio",
+        "leaderElection=true,replicas=2,modelsPort=8080,pool.targetPorts={8000,8001},gateway=agentgateway",
     ]
     helm("upgrade", "epp", chart, "--reuse-values", *more)
     assert "--ha-enable-leader-election" in args()
@@ -267,15 +281,14 @@ def test_kustomizations_build_and_every_object_is_accepted(server: ApiServer, fo
     assert objects
     for thing in objects:
         assert thing["metadata"].get("namespace", "default") in NAMESPACES
-        _accepts(server, thing)
+    _accepts(server, objects)
 
 
 def test_single_manifests_are_accepted(server: ApiServer) -> None:
     paths = sorted(render.DEPLOY.glob("examples/*.yaml"))
     assert paths
     for path in paths:
-        for thing in _objects(path.read_text()):
-            _accepts(server, thing)
+        _accepts(server, _objects(path.read_text()))
 
 
 def test_kinds_that_are_not_validated_are_used_and_named_in_the_docs(kube_parts: Parts) -> None:
