@@ -172,6 +172,48 @@ def unfiltered(config: dict[str, Any]) -> None:
     del connections(config)["http_filters"][0]
 
 
+def override_host(source: dict[str, Any]) -> Edit:
+    """Servers that Envoy knows by itself, of which the picker chooses one, as gateways of InferencePools do."""
+
+    def edit(config: dict[str, Any]) -> None:
+        servers = cluster(config, "original_destination_cluster")
+        for name in ("original_dst_lb_config", "lb_policy"):
+            del servers[name]
+        address = {"socket_address": {"address": "127.0.0.1", "port_value": 8000}}
+        hosts = [{"lb_endpoints": [{"endpoint": {"address": address}}]}]
+        policies = "type.googleapis.com/envoy.extensions.load_balancing_policies"
+        first = {"name": "rr", "typed_config": {"@type": f"{policies}.round_robin.v3.RoundRobin"}}
+        chosen = {
+            "@type": f"{policies}.override_host.v3.OverrideHost",
+            "override_host_sources": [source],
+            "fallback_policy": {"policies": [{"typed_extension_config": first}]},
+        }
+        policy = {"name": "override_host", "typed_config": chosen}
+        servers.update(
+            type="STATIC",
+            load_assignment={"cluster_name": "original_destination_cluster", "endpoints": hosts},
+            load_balancing_policy={"policies": [{"typed_extension_config": policy}]},
+        )
+
+    return edit
+
+
+BY_HEADER = override_host({"header": "x-gateway-destination-endpoint"})
+BY_METADATA = override_host(
+    {"metadata": {"key": "envoy.lb", "path": [{"key": "x-gateway-destination-endpoint"}]}}
+)
+
+
+def unreceived(config: dict[str, Any]) -> None:
+    BY_METADATA(config)
+    del ext_proc(config)["metadata_options"]["receiving_namespaces"]
+
+
+def overridable(config: dict[str, Any]) -> None:
+    BY_HEADER(config)
+    unstripped_and_open(config)
+
+
 E, W = Level.ERROR, Level.WARNING
 WRONG: list[tuple[str, str, Edit, Level, str]] = [
     ("headers skipped", "standalone.yaml", mode(request_header_mode="SKIP"), E, "headers go before"),
@@ -192,6 +234,8 @@ WRONG: list[tuple[str, str, Edit, Level, str]] = [
     ("forged", "standalone.yaml", unstripped, W, "is not removed from requests"),
     ("forged, open", "standalone.yaml", unstripped_and_open, E, "is not removed from requests"),
     ("forged, unasked", "standalone.yaml", unasked, E, "is not removed from requests"),
+    ("unreceived", "standalone.yaml", unreceived, E, "receiving_namespaces lacks envoy.lb"),
+    ("forged, with hosts", "standalone.yaml", overridable, E, "is not removed from requests"),
     ("override", "standalone.yaml", overridden, E, "request_header_mode is SKIP"),
     ("small buffer", "buffered.yaml", small_buffer, W, "the listener buffers 1 MiB"),
     ("HTTP/1", "standalone.yaml", http1, E, "does not speak HTTP/2"),
@@ -216,6 +260,19 @@ def test_what_is_wrong_is_found(tmp_path: Path, name: str, edit: Edit, level: Le
     found = [one for one in findings if words in one.found]
     assert [one.level for one in found] == [level], findings
     assert found[0].mend
+
+
+@pytest.mark.parametrize("edit", [BY_HEADER, BY_METADATA])
+def test_servers_that_envoy_knows_by_itself(tmp_path: Path, edit: Edit) -> None:
+    findings = check_dump(dumped(tmp_path, "standalone.yaml", edit))
+    assert {one.level for one in findings} == {Level.OK}
+    assert "takes its host from the picker" in [one.found for one in findings]
+
+    def opened(config: dict[str, Any]) -> None:
+        edit(config)
+        ext_proc(config)["failure_mode_allow"] = True
+
+    assert Level.ERROR not in {one.level for one in check_dump(dumped(tmp_path, "standalone.yaml", opened))}
 
 
 def test_a_filter_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
