@@ -100,15 +100,20 @@ class ConfigWatch:
         """Puts it into force, or raises ValueError or OSError with all as it was before."""
         self._tell_loaded()
 
-    def offer(self, text: Text, document: Document | ConfigError | None = None) -> bool:
-        """Take what the source has now, if it is good. Answers whether another configuration is in force."""
+    def offer(
+        self, text: Text, document: Document | ConfigError | None = None, *, quiet: bool = False
+    ) -> bool:
+        """Take what the source has now, if it is good. Answers whether another configuration is in force.
+
+        `quiet`: the log has had it all, for another pool of the same text.
+        """
         self.text = text
+        level = logging.DEBUG if quiet else logging.INFO
         if text == self._in_force:
             if self.last_error:
                 self.last_error = ""
-                _log.info(
-                    "%s is as it was when generation %d%s came", text.source, self.generation, self._of()
-                )
+                words = "%s is as it was when generation %d%s came"
+                _log.log(level, words, text.source, self.generation, self._of())
                 self._tell_loaded()
             return False
         try:
@@ -119,7 +124,7 @@ class ConfigWatch:
             loaded = assemble(document, self._types, self._experimental, self.loaded)
             self.on_loaded(loaded)
         except (ConfigError, ValueError, OSError) as error:
-            self.refuse(error)
+            self.refuse(error, quiet=quiet)
             return False
         except Exception as error:  # a fault of ours must not end what runs well
             _log.exception("the new configuration%s could not be put into force", self._of())
@@ -128,16 +133,17 @@ class ConfigWatch:
         self.loaded, self._in_force = loaded, text
         self.last_error, self.loaded_at = "", self._now()
         self.generation += 1
-        _log.info(
+        _log.log(
+            level,
             "%s: generation %d%s is in force; changed: %s; %d of %d plugins kept",
             loaded.source, self.generation, self._of(), loaded.changes, len(loaded.kept), len(loaded.built),
         )  # fmt: skip
-        for notice in loaded.notices:
+        for notice in () if quiet else loaded.notices:
             _log.warning("%s", notice)
         self._tell_loaded()
         return True
 
-    def refuse(self, error: Exception) -> None:
+    def refuse(self, error: Exception, *, quiet: bool = False) -> None:
         """A text cannot be used; the one before stays in force. The same reason is told once."""
         self.refused_at = self._now()
         words = str(error) or type(error).__name__
@@ -145,7 +151,10 @@ class ConfigWatch:
             return
         self.last_error = words
         self.counts.config_refused(self.pool)
-        _log.error("configuration refused, generation %d%s stays in force", self.generation, self._of())
+        level = logging.DEBUG if quiet else logging.ERROR
+        _log.log(level, "configuration refused, generation %d%s stays in force", self.generation, self._of())
+        if quiet:
+            return
         lines = [str(problem) for problem in error.problems] if isinstance(error, ConfigError) else [words]
         for line in lines[:PROBLEMS_SHOWN]:
             _log.error("%s", line)

@@ -83,6 +83,8 @@ class PoolConfigs:
         self._watches: dict[tuple[str, str], ConfigWatch] = {}
         self._complaint = ""
         """Why the folder could not be read last time; said once."""
+        self._blamed: Text | None = None
+        """What a new pool could not use, told once for many of them."""
         self._said: set[Path] = set()
         """Files of which it was told that they mean nothing."""
         self._texts: Mapping[str, Text] = self._fetch()
@@ -117,7 +119,8 @@ class PoolConfigs:
                 raise
             watch = self._watch(good, document, label)
             watch.text = own
-            watch.refuse(error)
+            watch.refuse(error, quiet=own == self._blamed)
+            self._blamed = own
         self._watches[namespace, name] = watch
         return watch
 
@@ -156,6 +159,8 @@ class PoolConfigs:
             return
         self._texts = texts
         documents: dict[Text, Document | ConfigError] = {}
+        pools: dict[Text, list[bool]] = {}
+        """Whether each pool that a text was offered to took it."""
         now = time.time()
         default = texts[""]
         if default != self._good[0]:
@@ -170,8 +175,13 @@ class PoolConfigs:
             if text not in documents:
                 documents[text] = await asyncio.to_thread(_read, text)
             if self._watches.get((namespace, name)) is watch:
-                watch.offer(text, documents[text])
+                took = watch.offer(text, documents[text], quiet=text in pools)
+                pools.setdefault(text, []).append(took)
             await asyncio.sleep(0)  # requests go between two of many pools
+        for text, took_all in pools.items():
+            if len(took_all) > 1:
+                words = "%s was offered to %d pools; %d have another configuration in force now"
+                _log.info(words, text.source, len(took_all), sum(took_all))
 
     async def _settled(self) -> Mapping[str, Text] | None:
         """What there is, once it stays; None where it is not to be known."""

@@ -50,6 +50,18 @@ async def bounded() -> AsyncIterator[None]:
         yield
 
 
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """What is logged of configurations from here on."""
+    handler, log = Lines(), logging.getLogger("epp.config")
+    level = log.level
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    yield handler
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
 def opened(default: Path | Text, folder: Path | None = None, told: Told | None = None) -> PoolConfigs:
     return PoolConfigs(default, folder, plugin_types=TYPES, counts=told)
 
@@ -276,6 +288,26 @@ async def test_a_pool_whose_own_file_is_wrong_runs_by_the_default(tmp_path: Path
     assert pool.watch.last_error == ""
 
 
+async def test_many_pools_of_one_file_are_told_of_once(tmp_path: Path, lines: Lines) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text(1))
+    configs = opened(path)
+    pools = [Pool(configs, "a", str(i)) for i in range(50)]
+
+    async def said_before(words: str) -> list[str]:
+        said: list[str] = []
+        while words not in (line := await lines.come.get()):
+            said.append(line)
+        return [line for line in said if "unknown field" in line or "in force" in line]
+
+    async with running(configs.run):
+        path.write_text(text(1) + "nonsense: 1\n")
+        assert len(await said_before("was offered to 50 pools; 0 have another")) == 2
+        path.write_text(text(2))
+        assert len(await said_before("was offered to 50 pools; 50 have another")) == 1
+    assert {threshold(pool.watch.loaded) for pool in pools} == {2}
+
+
 async def test_what_was_refused_is_tried_again(tmp_path: Path) -> None:
     """A file that it names may have come meanwhile."""
     path, told = tmp_path / "c.yaml", Refusals()
@@ -333,14 +365,6 @@ async def test_files_that_mean_no_pool_are_passed_by(
         f"a.b.yaml is passed by: {tmp_path}/a.b.json counts",
         "notes.yaml is passed by: it is for no pool; the form is namespace.pool.yaml",
     ]
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    handler, log = Lines(), logging.getLogger("epp.config.sources")
-    log.addHandler(handler)
-    yield handler
-    log.removeHandler(handler)
 
 
 async def test_a_folder_that_is_gone_for_a_while_changes_nothing(tmp_path: Path, lines: Lines) -> None:
