@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.stack import DEPLOY, envoy, fetch, free_port
+from bench.stack import DEPLOY, ROOT, envoy, fetch, free_port
 from epp.doctor.envoy import check_dump
 from epp.doctor.envoydump import Dump, DumpError, read_dump
 from epp.doctor.finding import Finding, Level
@@ -17,23 +17,32 @@ from epp.doctor.upstreams import addresses, speaks_tls
 from epp.extproc.certificates import self_signed
 
 pytestmark = pytest.mark.envoy
+MANIFESTS = [
+    *(ROOT / "deploy" / "gateways").glob("*/*.yaml"),
+    *(ROOT / "deploy" / "kustomize").glob("*/*.yaml"),
+]
+EMBEDDED = [path for path in sorted(MANIFESTS) if "  envoy.yaml: |" in path.read_text()]
 CONFIGS = sorted(path.name for path in DEPLOY.glob("*.yaml"))
 Edit = Callable[[dict[str, Any]], None]
 
 
 def dumped(directory: Path, name: str, edit: Edit | None = None) -> Dump:
-    """What a real Envoy shows of it."""
+    """What a real Envoy shows of a file in deploy/envoy."""
+    return shown(directory, (DEPLOY / name).read_text(), edit)
+
+
+def shown(directory: Path, text: str, edit: Edit | None = None) -> Dump:
+    """What it shows of a configuration."""
     admin = free_port()
     (directory / "ca.crt").write_bytes(self_signed().certificate)
-    text = (DEPLOY / name).read_text().replace("/etc/epp/tls/ca.crt", str(directory / "ca.crt"))
-    config = yaml.safe_load(text)
+    config = yaml.safe_load(text.replace("/etc/epp/tls/ca.crt", str(directory / "ca.crt")))
     config["admin"]["address"]["socket_address"]["port_value"] = admin
     config["static_resources"]["listeners"][0]["address"]["socket_address"].update(
         address="127.0.0.1", port_value=free_port()
     )
     if edit is not None:
         edit(config)
-    path = directory / name
+    path = directory / "envoy.yaml"
     path.write_text(yaml.safe_dump(config, width=10_000) + f"# port: {admin}  # @admin\n")
     with envoy(path, {"admin": admin}, directory):
         return read_dump(fetch(f"http://127.0.0.1:{admin}/config_dump").encode())
@@ -58,6 +67,20 @@ def test_our_own_are_free_of_errors(tmp_path: Path, name: str) -> None:
     if "epp" in called:
         assert addresses(dump.clusters["epp"]) == [("127.0.0.1", 9002)]
         assert speaks_tls(dump.clusters["epp"]) == (name == "standalone-tls.yaml")
+
+
+@pytest.mark.parametrize("path", EMBEDDED, ids=[str(path.relative_to(ROOT / "deploy")) for path in EMBEDDED])
+def test_those_in_our_manifests_are_free_of_errors(tmp_path: Path, path: Path) -> None:
+    documents = [one for one in yaml.safe_load_all(path.read_text()) if one]
+    texts = [one["data"]["envoy.yaml"] for one in documents if "envoy.yaml" in (one.get("data") or {})]
+    assert texts
+    for text in texts:
+        findings = check_dump(shown(tmp_path, text))
+        assert [one for one in findings if one.level is not Level.OK] == []
+
+
+def test_some_manifests_have_an_envoy() -> None:
+    assert len(EMBEDDED) >= 2
 
 
 def connections(config: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +196,7 @@ def unfiltered(config: dict[str, Any]) -> None:
 
 
 def override_host(source: dict[str, Any]) -> Edit:
-    """Servers that Envoy knows by itself, of which the picker chooses one, as gateways of InferencePools do."""
+    """Servers that Envoy knows by itself, of which the picker chooses one."""
 
     def edit(config: dict[str, Any]) -> None:
         servers = cluster(config, "original_destination_cluster")
