@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import secrets
-import signal
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from random import Random
@@ -25,6 +24,7 @@ from epp.datalayer.models import ModelProber
 from epp.datalayer.pace import Pace
 from epp.datalayer.scrape import Scraper
 from epp.domain.views import Door
+from epp.extproc.drain import Drain
 from epp.extproc.health import Health, serve_health
 from epp.feeds import Files, files_of
 from epp.generation import Services
@@ -45,15 +45,12 @@ from epp.web.tls import ServerTls
 
 log = logging.getLogger("epp.app")
 
-_QUIET_S = 3.0
-"""A picker without open streams goes this long after SIGTERM: gateways check health every second or two."""
 _LAST_WORDS_S = 1.0
 """For the answers of those who wait when the deadline comes."""
 _EVERYBODY = (
     "objectives, fairness ids, TTLs and SLOs in headers are taken from everybody whom the gateway lets send "
     "them; `trust` in the `epp:` block says from whom to take them"
 )
-_TICK_S = 0.05
 _PINS = 100
 """Pools whose models are looked at in one second."""
 
@@ -69,10 +66,7 @@ class App:
         self.configs = configs
         loaded = configs.default
         own = loaded.own
-        self._draining = False
-        self._stop = asyncio.Event()
-        self._stop_now = asyncio.Event()
-        self._patient = True
+        self.drain = Drain(options.drain_timeout_s)
         environ = os.environ if environ is None else environ
         self.metrics = Metrics(
             build_ref=version("inference-epp"),
@@ -182,7 +176,7 @@ class App:
         reasons = [] if self.cluster is None else list(self.cluster.missing())
         if self.one is not None and not reasons:
             reasons += self.one.missing()
-        if self._draining:
+        if self.drain.begun:
             reasons.append("shutting down")
         return reasons
 
@@ -219,7 +213,7 @@ class App:
                 ]
                 owned = [tasks.create_task(one) for one in work]
                 self._say_started()
-                await self._until_drained()
+                await self.drain.over(self.transport, self._resign)
                 for task in owned:
                     task.cancel()
         finally:
@@ -227,34 +221,11 @@ class App:
 
     def stop(self, *, patient: bool) -> None:
         """Begin to drain; asked twice, end at once. `patient`: gateways get a moment to notice."""
-        if self._stop.is_set():
-            self._stop_now.set()
-        self._patient = patient
-        self._stop.set()
+        self.drain.stop(patient=patient)
 
-    def stop_on_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self.stop(patient=True))
-        loop.add_signal_handler(signal.SIGINT, lambda: self.stop(patient=False))
-
-    async def _until_drained(self) -> None:
-        await self._stop.wait()
-        self._draining = True
+    def _resign(self) -> None:
         if self.cluster is not None:
             self.cluster.resign()
-        deadline = monotonic() + self.options.drain_timeout_s
-        log.info(
-            "draining for at most %g s, open streams: %d",
-            self.options.drain_timeout_s,
-            self.transport.open_streams,
-        )
-        quiet_since, opened = monotonic(), self.transport.opened_streams
-        while not self._stop_now.is_set() and (now := monotonic()) < deadline:
-            if self.transport.open_streams or self.transport.opened_streams != opened:
-                quiet_since, opened = now, self.transport.opened_streams
-            elif now - quiet_since >= (_QUIET_S if self._patient else 0.0):
-                break
-            await asyncio.sleep(_TICK_S)
 
     async def _close(self) -> None:
         grace_s = 0.0

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from epp.config.own import Limits as OwnLimits
 from epp.domain.request import Api
 from epp.domain.views import Door
 from epp.extproc import native
-from epp.extproc.certificates import from_directory, self_signed
+from epp.extproc.certificates import serving
 from epp.extproc.grpcio import GrpcioTransport
 from epp.extproc.health import Health
 from epp.extproc.native import NativeTransport
-from epp.extproc.transport import Limits, StreamSink, Tls, Transport
+from epp.extproc.transport import Limits, StreamSink, Transport
 from epp.options import Options
 
 
@@ -42,7 +42,7 @@ def open_transport(
         max_message_bytes=options.grpc_max_recv_bytes,
     )
     address = f"{options.bind_address}:{options.grpc_port}"
-    tls = _tls(options)
+    tls = serving(options.secure_serving, options.cert_path)
     if transport_name(options) == "native":
         return NativeTransport(
             door,
@@ -72,17 +72,3 @@ def open_transport(
 
 def _new_id() -> str:
     return str(uuid.uuid4())
-
-
-def _tls(options: Options) -> Callable[[], Tls] | None:
-    if not options.secure_serving:
-        return None
-    if options.cert_path is not None:
-        source = from_directory(options.cert_path)
-        try:
-            source()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--cert-path {options.cert_path}: {error}") from error
-        return source
-    pair = self_signed()
-    return lambda: pair

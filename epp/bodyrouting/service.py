@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Final
 
 import grpc.aio
@@ -23,20 +22,18 @@ from epp.bodyrouting.files import BaseModelsFile
 from epp.bodyrouting.metrics import BodyMetrics
 from epp.bodyrouting.steps import BASE_MODEL, DEFAULT, Step
 from epp.extproc import native
-from epp.extproc.certificates import from_directory, self_signed
+from epp.extproc.certificates import serving
+from epp.extproc.drain import Drain
 from epp.extproc.grpcio import GrpcioTransport
 from epp.extproc.health import Health, serve_health
 from epp.extproc.native import NativeTransport
-from epp.extproc.transport import Tls, Transport
+from epp.extproc.transport import Transport
 from epp.telemetry.otel import open_tracer
 from epp.web.server import Listener, WebOptions
 
 log = logging.getLogger("epp.bodyrouting")
 
 _SERVICE_NAME: Final = "epp-route-by-model"
-_QUIET_S: Final = 3.0
-"""Without open streams it goes this long after SIGTERM: gateways check health every second or two."""
-_TICK_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,10 +81,7 @@ class BodyRouting:
         self.web = Listener(options.web, metrics=self.metrics, ready=self.missing, reviewer=self.cluster)
         self.health_port = 0
         self._health_server: grpc.aio.Server | None = None
-        self._draining = False
-        self._stop = asyncio.Event()
-        self._stop_now = asyncio.Event()
-        self._patient = True
+        self.drain = Drain(options.drain_timeout_s)
 
     def _transport(self) -> Transport:
         options = self.options
@@ -98,22 +92,9 @@ class BodyRouting:
             address=address,
             sink=self.metrics,
             new_id=lambda: str(uuid.uuid4()),
-            tls=self._tls(),
+            tls=serving(options.secure_serving, options.cert_path),
             reload_tls=options.cert_reload,
         )
-
-    def _tls(self) -> Callable[[], Tls] | None:
-        if not self.options.secure_serving:
-            return None
-        if self.options.cert_path is None:
-            pair = self_signed()
-            return lambda: pair
-        source = from_directory(self.options.cert_path)
-        try:
-            source()
-        except (OSError, ValueError) as error:
-            raise ValueError(f"--cert-path {self.options.cert_path}: {error}") from error
-        return source
 
     # -- base models -------------------------------------------------------------------------------------
 
@@ -144,7 +125,7 @@ class BodyRouting:
         reasons = []
         if self.cluster is not None and (missing := self.cluster.missing()):
             reasons.append(missing)
-        if self._draining:
+        if self.drain.begun:
             reasons.append("shutting down")
         return reasons
 
@@ -173,7 +154,7 @@ class BodyRouting:
                 sources = [source for source in (file, self.cluster) if source is not None]
                 owned = [tasks.create_task(source.run()) for source in sources]
                 self._say_started()
-                await self._until_drained()
+                await self.drain.over(self.transport)
                 for task in owned:
                     task.cancel()
         finally:
@@ -181,28 +162,7 @@ class BodyRouting:
 
     def stop(self, *, patient: bool) -> None:
         """Begin to drain; asked twice, end at once. `patient`: gateways get a moment to notice."""
-        if self._stop.is_set():
-            self._stop_now.set()
-        self._patient = patient
-        self._stop.set()
-
-    def stop_on_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, lambda: self.stop(patient=True))
-        loop.add_signal_handler(signal.SIGINT, lambda: self.stop(patient=False))
-
-    async def _until_drained(self) -> None:
-        await self._stop.wait()
-        self._draining = True
-        deadline = monotonic() + self.options.drain_timeout_s
-        log.info("draining for at most %g s", self.options.drain_timeout_s)
-        quiet_since, opened = monotonic(), self.transport.opened_streams
-        while not self._stop_now.is_set() and (now := monotonic()) < deadline:
-            if self.transport.open_streams or self.transport.opened_streams != opened:
-                quiet_since, opened = now, self.transport.opened_streams
-            elif now - quiet_since >= (_QUIET_S if self._patient else 0.0):
-                break
-            await asyncio.sleep(_TICK_S)
+        self.drain.stop(patient=patient)
 
     async def _close(self) -> None:
         await self.transport.stop(0.0)

@@ -197,11 +197,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 def add_flags(command: F) -> F:
     """Decorates a click command with every row; values arrive by the flag's name in snake case."""
     for flag in reversed(FLAGS):
-        command = _option(flag)(command)
+        command = option(flag)(command)
     return command
 
 
-def _option(flag: Flag) -> Callable[[F], F]:
+def option(flag: Flag) -> Callable[[F], F]:
     more: dict[str, Any] = {}
     if flag.type is BOOL:
         more = {"is_flag": False, "flag_value": "true"}

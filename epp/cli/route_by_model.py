@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,8 +9,16 @@ from typing import Any, Final
 
 import click
 
-from epp.cli.flags import BOOL, FLAGS, Flag, _option
-from epp.cli.serve import _log_options, _path, _transport, raise_file_limit
+from epp.cli.flags import BOOL, FLAGS, Flag, option
+from epp.cli.process import (
+    bind_address,
+    idle_certificates,
+    log_options,
+    path_of,
+    run,
+    transport_of,
+    web_options,
+)
 
 _SHARED: Final = (
     "--transport", "--grpc-port", "--grpc-health-port", "--metrics-port", "--bind-address", "--drain-timeout",
@@ -43,7 +49,7 @@ def _flags(command: Callable[..., Any]) -> Callable[..., Any]:
         if flag.names[0] in _SHARED
     ]
     for flag in reversed((*_OWN, *rows)):
-        command = _option(flag)(command)
+        command = option(flag)(command)
     return command
 
 
@@ -67,39 +73,32 @@ def route_by_model(plugins: tuple[str, ...], **flags: Any) -> None:
     from epp.telemetry.logs import configure
 
     try:
-        configure(_log_options(flags))
+        configure(log_options(flags))
         steps = read_steps(plugins)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    raise SystemExit(_run(_options(flags, steps)))
+    from epp.bodyrouting.service import BodyRouting
+
+    options = _options(flags, steps)
+    raise SystemExit(run(lambda: BodyRouting(options), "epp route-by-model"))
 
 
 def _options(flags: dict[str, Any], steps: Any) -> Any:
     from epp.bodyrouting.service import Options
-    from epp.web.server import WebOptions
 
-    host = flags["bind_address"].strip("[]")
     return Options(
         steps=steps,
-        bind_address=f"[{host}]" if ":" in host else host,
-        transport=_transport({**flags, "grpc_reflection": False}),
+        bind_address=bind_address(flags),
+        transport=transport_of({**flags, "grpc_reflection": False}),
         grpc_port=flags["grpc_port"],
         grpc_health_port=flags["grpc_health_port"],
         secure_serving=flags["secure_serving"],
-        cert_path=_path(flags["cert_path"]),
+        cert_path=path_of(flags["cert_path"]),
         cert_reload=flags["enable_cert_reload"],
-        web=WebOptions(
-            host=None if host == "::" else host,
-            port=flags["metrics_port"],
-            auth=flags["metrics_endpoint_auth"],
-            token_file=_path(flags["metrics_token_file"]),
-            cert_dir=_path(flags["metrics_cert_dir"]),
-            client_ca_file=_path(flags["metrics_client_ca_file"]),
-            pprof=flags["enable_pprof"],
-        ),
+        web=web_options(flags),
         drain_timeout_s=flags["drain_timeout"],
-        base_models_file=_path(flags["base_models_file"]),
-        kubeconfig=_path(flags["kubeconfig"]),
+        base_models_file=path_of(flags["base_models_file"]),
+        kubeconfig=path_of(flags["kubeconfig"]),
         namespace=os.environ.get("NAMESPACE") or None,
         tracing=flags["tracing"],
         notices=tuple(_idle(flags)),
@@ -111,35 +110,7 @@ def _idle(flags: dict[str, Any]) -> list[str]:
     said = []
     if flags["streaming"] is not None:
         said.append(_STREAMING)
-    if flags["cert_path"] and not flags["secure_serving"]:
-        said.append("--cert-path has no effect: --secure-serving is false")
-    if flags["enable_cert_reload"] and not (flags["cert_path"] and flags["secure_serving"]):
-        said.append("--enable-cert-reload has no effect: there is no certificate of --cert-path to reload")
+    said += idle_certificates(flags)
     if flags["kubeconfig"] and flags["base_models_file"]:
         said.append("--kubeconfig has no effect: base models come from --base-models-file")
     return said
-
-
-def _run(options: Any) -> int:
-    import uvloop
-
-    from epp.bodyrouting.service import BodyRouting
-
-    raise_file_limit()
-
-    async def main() -> None:
-        service = BodyRouting(options)
-        service.stop_on_signals()
-        # Requests are freed by their reference counts; what is there now stays.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 10, 10)
-        await service.run()
-
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main())
-    except (OSError, ValueError) as error:
-        click.echo(f"epp route-by-model: {error}", err=True)
-        return 1
-    return 0

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import gc
 import os
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,15 @@ from typing import Any
 import click
 
 from epp.cli.flags import add_flags, notices, pool_name
+from epp.cli.process import (
+    bind_address,
+    idle_certificates,
+    log_options,
+    path_of,
+    run,
+    transport_of,
+    web_options,
+)
 from epp.datalayer.pace import MIN_INTERVAL_S
 from epp.domain.pool import POOL_GROUPS
 
@@ -28,25 +33,14 @@ def serve(**flags: Any) -> None:
     from epp.telemetry.logs import configure
 
     try:
-        configure(_log_options(flags))
+        configure(log_options(flags))
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     configs = _configs(flags)
     options = _options(flags, configs.default.data.discovery is not None)
-    raise SystemExit(_run(options, configs))
+    from epp.app import App
 
-
-def _log_options(flags: dict[str, Any]) -> Any:
-    from epp.telemetry.logs import LogOptions
-
-    return LogOptions(
-        v=flags["v"],
-        encoder=flags["zap_encoder"] or "",
-        level=flags["zap_log_level"],
-        devel=flags["zap_devel"],
-        stacktrace_level=flags["zap_stacktrace_level"] or "",
-        time_encoding=flags["zap_time_encoding"],
-    )
+    raise SystemExit(run(lambda: App(options, configs), "epp serve"))
 
 
 def _configs(flags: dict[str, Any]) -> Any:
@@ -67,7 +61,7 @@ def _configs(flags: dict[str, Any]) -> Any:
             default = preset(flags["preset"])
         return PoolConfigs(
             default,
-            _path(flags["pool_config_dir"]),
+            path_of(flags["pool_config_dir"]),
             allow_experimental=flags["allow_experimental_plugins"],
         )
     except ConfigError as error:
@@ -77,27 +71,16 @@ def _configs(flags: dict[str, Any]) -> Any:
 
 def _options(flags: dict[str, Any], discovered: bool) -> Any:
     from epp.options import Options
-    from epp.web.server import WebOptions
 
     if flags["tls_min_version"] not in ("", "VersionTLS12"):
         raise click.UsageError(
             "--tls-min-version: only VersionTLS12, where this transport begins, can be set"
         )
     kube = _kube(flags, discovered)
-    host = flags["bind_address"].strip("[]")
-    web = WebOptions(
-        host=None if host == "::" else host,
-        port=flags["metrics_port"],
-        auth=flags["metrics_endpoint_auth"],
-        token_file=_path(flags["metrics_token_file"]),
-        cert_dir=_path(flags["metrics_cert_dir"]),
-        client_ca_file=_path(flags["metrics_client_ca_file"]),
-        pprof=flags["enable_pprof"],
-    )
     return Options(
         pool_name=pool_name(flags["pool_name"]),
-        bind_address=f"[{host}]" if ":" in host else host,
-        transport=_transport(flags),
+        bind_address=bind_address(flags),
+        transport=transport_of(flags),
         grpc_port=flags["grpc_port"],
         grpc_health_port=flags["grpc_health_port"],
         health_checking=flags["health_checking"],
@@ -106,12 +89,12 @@ def _options(flags: dict[str, Any], discovered: bool) -> Any:
         grpc_max_send_bytes=flags["grpc_max_send_msg_size"] or -1,
         stream_metrics=flags["enable_grpc_stream_metrics"],
         secure_serving=flags["secure_serving"],
-        cert_path=_path(flags["cert_path"]),
+        cert_path=path_of(flags["cert_path"]),
         cert_reload=flags["enable_cert_reload"],
-        web=web,
+        web=web_options(flags),
         drain_timeout_s=flags["drain_timeout"],
-        endpoints_file=_path(flags["endpoints_file"]),
-        objectives_path=_path(flags["objectives_path"]),
+        endpoints_file=path_of(flags["endpoints_file"]),
+        objectives_path=path_of(flags["objectives_path"]),
         # Where the pool has no name, nobody can have meant another by naming one.
         objectives_pool=pool_name(flags["pool_name"], fallback=""),
         kube=kube,
@@ -176,7 +159,7 @@ def _kube(flags: dict[str, Any], discovered: bool) -> Any:
     if flags["pool_group"] not in POOL_GROUPS:
         raise click.UsageError(f"--pool-group is one of {', '.join(POOL_GROUPS)}")
     return KubeOptions(
-        kubeconfig=_path(flags["kubeconfig"]),
+        kubeconfig=path_of(flags["kubeconfig"]),
         namespace=flags["pool_namespace"] or os.environ.get("NAMESPACE", ""),
         all_namespaces=flags["all_namespaces"],
         pool_group=flags["pool_group"],
@@ -190,32 +173,10 @@ def _kube(flags: dict[str, Any], discovered: bool) -> Any:
     )
 
 
-def _transport(flags: dict[str, Any]) -> str:
-    """The name of the transport; one that cannot do what other flags ask for is refused."""
-    from epp.extproc.native import is_built
-
-    wanted: str = flags["transport"]
-    if wanted == "native":
-        if not is_built():
-            raise click.UsageError(
-                "--transport native: the package inference-epp-native is not installed; "
-                "install inference-epp[native], or build it from native/"
-            )
-        if flags["grpc_reflection"]:
-            raise click.UsageError("--grpc-reflection needs --transport grpcio")
-    if wanted == "auto":
-        return "native" if is_built() and not flags["grpc_reflection"] else "grpcio"
-    return wanted
-
-
 def _idle(flags: dict[str, Any]) -> list[str]:
     """Flags that another flag leaves without work."""
-    said = []
-    if flags["cert_path"] and not flags["secure_serving"]:
-        said.append("--cert-path has no effect: --secure-serving is false")
-    if flags["enable_cert_reload"] and not (flags["cert_path"] and flags["secure_serving"]):
-        said.append("--enable-cert-reload has no effect: there is no certificate of --cert-path to reload")
-    if _transport(flags) == "native" and flags["grpc_max_send_msg_size"] not in (0, -1):
+    said = idle_certificates(flags)
+    if transport_of(flags) == "native" and flags["grpc_max_send_msg_size"] not in (0, -1):
         said.append("--grpc-max-send-msg-size has no effect: the native transport's messages are short")
     interval_s = flags["refresh_metrics_interval"]
     if interval_s is not None and interval_s < MIN_INTERVAL_S:
@@ -233,43 +194,3 @@ def _alone(flags: dict[str, Any], kube: Any) -> list[str]:
         for flag in ("--pool-namespace", "--pool-group")
         if flag in given
     ]
-
-
-def raise_file_limit() -> None:
-    """As many open files as we may have: every endpoint and every gateway's connection is one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        # A container may forbid its own limit; what there is must do then.
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
-
-
-def _run(options: Any, configs: Any) -> int:
-    import uvloop
-
-    from epp.app import App
-    from epp.datalayer.endpoints_file import EndpointsFileError
-
-    raise_file_limit()
-
-    async def main() -> None:
-        app = App(options, configs)
-        app.stop_on_signals()
-        # What is there now stays; requests are freed by their reference counts. Looking for circles among
-        # thousands of open ones every few milliseconds would take a tenth of the time, in pauses.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 10, 10)
-        await app.run()
-
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(main())
-    except (EndpointsFileError, OSError, ValueError) as error:
-        click.echo(f"epp serve: {error}", err=True)
-        return 1
-    return 0

@@ -20,6 +20,24 @@ log = logging.getLogger("epp.extproc")
 _YEARS = 10
 
 
+def serving(secure: bool, directory: Path | None) -> Callable[[], Tls] | None:
+    """What to serve with: None for plain text, the pair in `directory` as it is when asked, else a new one.
+
+    Raises ValueError for a directory that cannot be used now.
+    """
+    if not secure:
+        return None
+    if directory is None:
+        pair = self_signed()
+        return lambda: pair
+    source = from_directory(directory)
+    try:
+        source()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--cert-path {directory}: {error}") from error
+    return source
+
+
 def self_signed() -> Tls:
     """A new P-256 pair, good for ten years: gateways do not verify it (they skip verification by default)."""
     key = ec.generate_private_key(ec.SECP256R1())

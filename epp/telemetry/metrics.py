@@ -181,7 +181,7 @@ class Metrics:
         """Lists that are not followed right now; `leading` None without leader election."""
         self._numbers[table.UNFOLLOWED.name][()] = unfollowed
         if leading is not None:
-            self._numbers[table.LEADING.name][()] = leading
+            self._numbers[table.LEADING.name][()] = int(leading)
 
     def config_notices(self, count: int, pool: str = "") -> None:
         self._pools.notices[pool] = count
