@@ -157,6 +157,7 @@ VLLM = {"matchLabels": {"app": "vllm"}}
         ({"mode": "many-pools", "gateway": "gke"}, "one-pool"),
         ({"mode": "many-pools", "httpRoute": {"enabled": True}}, "a route for each"),
         ({"pool": VLLM, "scaleModelServers": {"enabled": True}}, "target.name"),
+        ({"pool": {**VLLM, "failureMode": "FailOpen"}, "gateway": "envoy"}, "fails closed"),
         ({"pool": {**VLLM, "source": "selector"}, "httpRoute": {"enabled": True}}, "InferencePool to name"),
         ({"pool": {**VLLM, "targetPorts": [1, 2]}, "gateway": "envoy-gateway"}, "one target port"),
     ],
@@ -299,6 +300,8 @@ def test_kinds_that_are_not_validated_are_used_and_named_in_the_docs(kube_parts:
         for thing in _objects(path.read_text())
         if "kind" in thing
     } | {thing["kind"] for values in CI for thing in _chart(kube_parts, values)}
+    for source in schemas.SOURCES:
+        assert ".".join(source.version.removeprefix("v").split(".")[:2]) in text, f"version of {source.module}"
     for kinds in schemas.NOT_VALIDATED.values():
         for kind in kinds:
             assert kind in used, f"{kind} is used nowhere any more"

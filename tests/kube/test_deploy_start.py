@@ -37,22 +37,26 @@ class Installed:
         for thing in self.objects:
             if thing["kind"] != "Deployment":
                 server.create(thing)
-        (self.deployment,) = [thing for thing in self.objects if thing["kind"] == "Deployment"]
-        self.pod: Object = self.deployment["spec"]["template"]["spec"]
+        self.pods: dict[str, Object] = {
+            thing["metadata"]["name"]: thing["spec"]["template"]["spec"]
+            for thing in self.objects
+            if thing["kind"] == "Deployment"
+        }
 
     @contextmanager
-    def picker(self, name: str = "epp-7d9f-x2k4q") -> Iterator[tuple[Child, int]]:
+    def running(self, name: str = "epp-7d9f-x2k4q", deployment: str = "epp") -> Iterator[tuple[Child, int]]:
         """The container's command as the pod would run it, with free ports and the account's token."""
-        (container,) = self.pod["containers"]
+        pod = self.pods[deployment]
+        (container,) = pod["containers"]
         port = free_port()
-        argv = [sys.executable, "-c", LOADED, "serve"]
+        argv = [sys.executable, "-c", LOADED, *container.get("command", ["epp", "serve"])[1:]]
         for argument in container["args"]:
             text = argument.replace("$(NAMESPACE)", self.namespace)
             text = re.sub(r"^--grpc(-health)?-port=.*", r"--grpc\1-port=0", text)
             argv.append(re.sub(r"^--metrics-port=.*", f"--metrics-port={port}", text))
         env = {"POD_NAME": name, "NAMESPACE": self.namespace}
-        if "serviceAccountName" in self.pod:
-            token = self.server.token(self.namespace, self.pod["serviceAccountName"])
+        if "serviceAccountName" in pod:
+            token = self.server.token(self.namespace, pod["serviceAccountName"])
             env["KUBECONFIG"] = str(self.server.kubeconfig(namespace=self.namespace, token=token))
         child = Child(name, [*argv, "--bind-address=127.0.0.1"], self.folder / f"{name}.log", env=env)
         try:
@@ -110,7 +114,7 @@ def test_the_charts_flags_and_rights_are_enough_to_serve(
         apiserver.create({**head, "metadata": metadata, "spec": pool})
     apiserver.pod(installed.namespace, "vllm-0", {"app": "vllm"})
     apiserver.service_account(installed.namespace, "stranger")
-    with installed.picker() as (child, port):
+    with installed.running() as (child, port):
         child.wait_for(lambda: _ready(port))
         assert _get(port, "/metrics")[0] == 401
         assert _get(port, "/metrics", apiserver.token(installed.namespace, "stranger"))[0] == 403
@@ -125,9 +129,19 @@ def test_the_charts_flags_and_rights_are_enough_to_serve(
 
 def test_with_leader_election_the_second_waits_and_takes_over(apiserver: ApiServer, tmp_path: Path) -> None:
     installed = Installed(apiserver, tmp_path, CASES["leader-election"])
-    with installed.picker("epp-a-a") as (first, first_port):
+    with installed.running("epp-a-a") as (first, first_port):
         first.wait_for(lambda: _ready(first_port))
-        with installed.picker("epp-b-b") as (second, second_port):
+        with installed.running("epp-b-b") as (second, second_port):
             second.wait_for(lambda: _get(second_port, "/readyz")[0] == 503)
             first.stop()
             second.wait_for(lambda: _ready(second_port))
+
+
+def test_the_body_based_router_follows_its_config_maps(apiserver: ApiServer, tmp_path: Path) -> None:
+    values = {"pool": {"matchLabels": {"app": "vllm"}}, "routeByModel": {"enabled": True}}
+    installed = Installed(apiserver, tmp_path, values)
+    with installed.running("router", "epp-model-header") as (child, port):
+        child.wait_for(lambda: _ready(port))
+        assert _get(port, "/metrics")[0] == 200
+        assert _get(port, "/debug/pprof/threads")[0] == 404
+        assert "orbidden" not in child.output()

@@ -17,6 +17,9 @@
 {{- if and (has $v.gateway (list "gke" "envoy-gateway")) (not $one) }}
 {{- fail (printf "gateway: %s is written for mode one-pool; with other modes set gateway: none and add its objects for each pool (deploy/gateways)" $v.gateway) }}
 {{- end }}
+{{- if and (eq $v.gateway "envoy") (eq $v.pool.failureMode "FailOpen") }}
+{{- fail "gateway: envoy fails closed: pool.failureMode FailOpen needs a second cluster, as in deploy/envoy/standalone-fail-open.yaml" }}
+{{- end }}
 {{- if and (eq $v.gateway "gke") (ne $v.pool.source "inferencepool") }}
 {{- fail "gateway: gke attaches its policies to an InferencePool: set pool.source to inferencepool" }}
 {{- end }}
