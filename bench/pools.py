@@ -15,6 +15,7 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,7 +87,7 @@ class Picker:
         return time.monotonic() - self.began_at
 
     def stop(self) -> None:
-        self.process.terminate()
+        self.process.send_signal(signal.SIGINT)
         try:
             self.process.wait(10)
         except subprocess.TimeoutExpired:
@@ -97,7 +98,7 @@ async def until(done: Callable[[], bool], picker: Picker, what: str) -> float:
     while not done():
         if picker.process.poll() is not None or picker.since() > _START_S:
             tail = picker.log.read_text()[-2000:]
-            raise SystemExit(f"{what}: not after {picker.since():.0f} s\n{tail}")
+            raise click.ClickException(f"{what}: not after {picker.since():.0f} s\n{tail}")
         await asyncio.sleep(0.02)
     return picker.since()
 
@@ -136,46 +137,51 @@ async def pages(client: aiohttp.ClientSession, picker: Picker) -> None:
 
 async def world(pools: int, endpoints: int, seconds: float, config: Path | None) -> None:
     engines = Engines(body(20))
-    port = await engines.start()
-    cluster = Cluster(pools, endpoints, port)
-    api_port = await cluster.start()
+    async with engines.running() as port:
+        cluster = Cluster(pools, endpoints, port)
+        async with cluster.running() as api_port:
+            with tempfile.TemporaryDirectory() as folder:
+                picker = Picker(Path(folder), api_port, config)
+                try:
+                    await idle(picker, engines, pools, endpoints, seconds)
+                    async with aiohttp.ClientSession() as client:
+                        await pages(client, picker)
+                    await rolled_out(picker, cluster, pools)
+                finally:
+                    picker.stop()
+
+
+async def idle(picker: Picker, engines: Engines, pools: int, endpoints: int, seconds: float) -> None:
     whole = pools * endpoints
-    with tempfile.TemporaryDirectory() as folder:
-        picker = Picker(Path(folder), api_port, config)
-        try:
-            scraped = await until(lambda: len(engines.asked[b"/metrics"]) == whole, picker, "scraping all")
-            click.echo(f"{pools} pools of {endpoints} endpoints")
-            click.echo(f"  every endpoint scraped after {scraped:.1f} s")
-            models = engines.asked[b"/v1/models"]
-            if models:
-                listed = await until(lambda: len(models) == whole, picker, "asking all for their models")
-                click.echo(f"  every endpoint's models known after {listed:.1f} s")
-            await asyncio.sleep(3.0)
-            answers, cpu, began = engines.answers, picker.cpu_s(), time.perf_counter()
-            await asyncio.sleep(seconds)
-            wall = time.perf_counter() - began
-            cpu, answers = picker.cpu_s() - cpu, engines.answers - answers
-            click.echo(
-                f"  idle: {picker.memory_mb():.0f} MB, {cpu / wall:.2f} of a core, "
-                f"{answers / wall:.0f} scrapes/s, one endpoint every {whole * wall / max(1, answers):.1f} s"
-            )
-            async with aiohttp.ClientSession() as client:
-                await pages(client, picker)
-            cpu, known = picker.cpu_s(), picker.memory_mb()
-            chosen = random.Random(1).sample(range(pools), min(pools, 100))
-            began = time.perf_counter()
-            for pool in chosen:
-                cluster.replace_pods(pool)
-                await asyncio.sleep(0.05)
-            wall = time.perf_counter() - began
-            click.echo(
-                f"  {len(chosen)} roll-outs in {wall:.0f} s: {(picker.cpu_s() - cpu) / wall:.2f} of a core, "
-                f"memory {picker.memory_mb() - known:+.0f} MB"
-            )
-        finally:
-            picker.stop()
-            if picker.process.returncode not in (0, -15):
-                click.echo(picker.log.read_text()[-2000:], err=True)
+    scraped = await until(lambda: len(engines.asked[b"/metrics"]) == whole, picker, "scraping all")
+    click.echo(f"{pools} pools of {endpoints} endpoints")
+    click.echo(f"  every endpoint scraped after {scraped:.1f} s")
+    models = engines.asked[b"/v1/models"]
+    if models:
+        listed = await until(lambda: len(models) == whole, picker, "asking all for their models")
+        click.echo(f"  every endpoint's models known after {listed:.1f} s")
+    await asyncio.sleep(min(3.0, seconds))
+    answers, cpu, began = engines.answers, picker.cpu_s(), time.perf_counter()
+    await asyncio.sleep(seconds)
+    wall = time.perf_counter() - began
+    cpu, answers = picker.cpu_s() - cpu, engines.answers - answers
+    click.echo(
+        f"  idle: {picker.memory_mb():.0f} MB, {cpu / wall:.2f} of a core, "
+        f"{answers / wall:.0f} scrapes/s, one endpoint every {whole * wall / max(1, answers):.1f} s"
+    )
+
+
+async def rolled_out(picker: Picker, cluster: Cluster, pools: int) -> None:
+    chosen = random.Random(1).sample(range(pools), min(pools, 100))
+    known, cpu, began = picker.memory_mb(), picker.cpu_s(), time.perf_counter()
+    for pool in chosen:
+        cluster.replace_pods(pool)
+        await asyncio.sleep(0.05)
+    wall = time.perf_counter() - began
+    click.echo(
+        f"  {len(chosen)} roll-outs in {wall:.0f} s: {(picker.cpu_s() - cpu) / wall:.2f} of a core, "
+        f"memory {picker.memory_mb() - known:+.0f} MB"
+    )
 
 
 def specs(pool: int, endpoints: int) -> list[EndpointSpec]:

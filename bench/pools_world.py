@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httptools
@@ -93,11 +95,15 @@ class Engines:
         models = json.dumps({"object": "list", "data": [{"id": "base", "object": "model"}]}).encode()
         self.bodies = {b"/metrics": _http(metrics), b"/v1/models": _http(models)}
 
-    async def start(self) -> int:
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
         """The port, on every loopback address."""
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: _Engine(self), "0.0.0.0", 0, backlog=8192)
-        return int(server.sockets[0].getsockname()[1])
+        try:
+            yield int(server.sockets[0].getsockname()[1])
+        finally:
+            server.close()
 
 
 class _Engine(asyncio.Protocol):
@@ -140,13 +146,18 @@ class Cluster:
                 pod = pod_object(pool, number, self._version)
                 self._objects["pods"][pod["metadata"]["name"]] = pod
 
-    async def start(self) -> int:
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        """The port."""
         app = web.Application()
         app.router.add_get("/{path:.*}", self._answer)
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return int(runner.addresses[0][1])
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield int(runner.addresses[0][1])
+        finally:
+            await runner.cleanup()
 
     def replace_pods(self, pool: int) -> None:
         """A roll-out: every pod of the pool goes, and another comes."""

@@ -1,8 +1,8 @@
 """Which models each endpoint serves: asked by `/v1/models`, rarely, and added to by what the metrics tell.
 
-An adapter may be loaded at any moment, so to be certain that nobody serves a model needs lists of the last few
-seconds: the first request for an unknown model has everybody asked again and still goes to an engine, which
-answers 404 by itself if need be.
+An adapter may be loaded at any moment, so to be certain that nobody serves a model needs lists of the last
+few seconds: the first request for an unknown model has everybody asked again and still goes to an engine,
+which answers 404 by itself if need be.
 """
 
 from __future__ import annotations
