@@ -43,16 +43,34 @@ class Installed:
             if thing["kind"] == "Deployment"
         }
 
+    def _mounted(self, pod: Object) -> Path:
+        """What stands below /etc/epp."""
+        maps = {
+            thing["metadata"]["name"]: thing["data"] for thing in self.objects if thing["kind"] == "ConfigMap"
+        }
+        root = self.folder / "etc"
+        for volume in pod.get("volumes", ()):
+            for name, text in maps[volume["configMap"]["name"]].items():
+                (root / volume["name"]).mkdir(parents=True, exist_ok=True)
+                (root / volume["name"] / name).write_text(text)
+        return root
+
     @contextmanager
-    def running(self, name: str = "epp-7d9f-x2k4q", deployment: str = "epp") -> Iterator[tuple[Child, int]]:
-        """The container's command as the pod would run it, with free ports and the account's token."""
+    def running(
+        self, name: str = "epp-7d9f-x2k4q", deployment: str = "epp", grpc_port: int = 0, health_port: int = 0
+    ) -> Iterator[tuple[Child, int]]:
+        """The container's command as the pod would run it: the account's token, its ConfigMaps in a folder, free
+        ports. Gives the port of its metrics."""
         pod = self.pods[deployment]
         (container,) = pod["containers"]
         port = free_port()
+        mounted = self._mounted(pod)
         argv = [sys.executable, "-c", LOADED, *container.get("command", ["epp", "serve"])[1:]]
         for argument in container["args"]:
             text = argument.replace("$(NAMESPACE)", self.namespace)
-            text = re.sub(r"^--grpc(-health)?-port=.*", r"--grpc\1-port=0", text)
+            text = text.replace("/etc/epp", str(mounted))
+            text = re.sub(r"^--grpc-port=.*", f"--grpc-port={grpc_port}", text)
+            text = re.sub(r"^--grpc-health-port=.*", f"--grpc-health-port={health_port}", text)
             argv.append(re.sub(r"^--metrics-port=.*", f"--metrics-port={port}", text))
         env = {"POD_NAME": name, "NAMESPACE": self.namespace}
         if "serviceAccountName" in pod:
