@@ -102,6 +102,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--as-service-account", default="", metavar="[NAMESPACE/]NAME",
     help="Look at this account's rights instead of your own.",
 )  # fmt: skip
+@click.option(
+    "--endpoint-source", type=click.Choice(["pods", "endpointslices"]), default="pods", show_default=True,
+    help="As of `epp serve`: the right to which of them is looked at.",
+)  # fmt: skip
 @click.option("--ha-enable-leader-election", "leader", is_flag=True, help="Look at the rights on Leases too.")
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 def doctor(output: str, **given: Any) -> None:
@@ -150,6 +154,7 @@ def _patient(
     pool_selector: str,
     all_namespaces: bool,
     as_service_account: str,
+    endpoint_source: str,
     leader: bool,
 ) -> Patient | None:
     """None where nothing is named."""
@@ -169,6 +174,7 @@ def _patient(
             all_namespaces=all_namespaces,
             account=as_service_account,
             leader=leader,
+            slices=endpoint_source == "endpointslices",
         )
     if not (config_file or endpoints_file or picker or picker_health or envoy_admin or gateway or cluster):
         return None

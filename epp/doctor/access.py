@@ -31,41 +31,36 @@ class Need:
 
 
 def needs(
-    pool_groups: Sequence[str], *, everywhere: bool = False, leader: bool = False, metrics: bool = True
+    pool_groups: Sequence[str],
+    *,
+    everywhere: bool = False,
+    leader: bool = False,
+    slices: bool = False,
 ) -> list[Need]:
-    """`pool_groups`: of the pools that are served; none where pods are selected alone."""
-    found = [Need("", "pods", _WATCH, "endpoints come from them", everywhere=everywhere)]
+    """`pool_groups`: of the pools that are served. `slices`: endpoints come from them instead of pods."""
+    source = ("discovery.k8s.io", "endpointslices") if slices else ("", "pods")
+    found = [Need(*source, _WATCH, "endpoints come from them", everywhere=everywhere)]
     found += [
         Need(group, POOLS, _WATCH, "what is served is read from them", everywhere=everywhere)
         for group in pool_groups
     ]
-    if pool_groups:
-        found += [
-            Need(group, plural, _WATCH, f"without: no {what}", Level.WARNING, everywhere)
-            for plural, what in ATTACHED.items()
-            for group in GROUPS
-        ]
-    found.append(
-        Need(
-            "",
-            "events",
-            ("create",),
-            "without: nothing says what is wrong with an object",
-            Level.WARNING,
-            everywhere,
-        )
-    )
+    found += [
+        Need(group, plural, _WATCH, f"without: no {what}", Level.WARNING, everywhere)
+        for plural, what in ATTACHED.items()
+        for group in GROUPS
+    ]
+    why = "without: nothing says what is wrong with an object"
+    found.append(Need("", "events", ("create",), why, Level.WARNING, everywhere))
     if leader:
         found.append(
             Need("coordination.k8s.io", "leases", ("get", "create", "update"), "one replica leads by it")
         )
-    if metrics:
-        why = "without: nobody reads metrics, or --metrics-endpoint-auth=false"
-        found += [
-            Need("authentication.k8s.io", "tokenreviews", ("create",), why, Level.WARNING, True),
-            Need("authorization.k8s.io", "subjectaccessreviews", ("create",), why, Level.WARNING, True),
-        ]
-    return found
+    why = "without: nobody reads metrics, or --metrics-endpoint-auth=false"
+    return [
+        *found,
+        Need("authentication.k8s.io", "tokenreviews", ("create",), why, Level.WARNING, True),
+        Need("authorization.k8s.io", "subjectaccessreviews", ("create",), why, Level.WARNING, True),
+    ]
 
 
 async def check_access(kube: Kube, wanted: Sequence[Need], namespace: str, account: str) -> list[Finding]:

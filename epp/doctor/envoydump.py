@@ -16,7 +16,9 @@ _MANAGER = "HttpConnectionManager"
 _EXT_PROC = ".ext_proc.v3.ExternalProcessor"
 _PER_ROUTE = ".ext_proc.v3.ExtProcPerRoute"
 _FILTER_CONFIG = ".route.v3.FilterConfig"
-_OVERRIDABLE = ("processing_mode", "grpc_service", "failure_mode_allow", "metadata_options")
+_OVERRIDABLE = (
+    "processing_mode", "grpc_service", "grpc_initial_metadata", "failure_mode_allow", "metadata_options",
+)  # fmt: skip
 
 
 class DumpError(ValueError):
@@ -64,6 +66,11 @@ class ExtProc:
     @property
     def mode(self) -> Config:
         return mapping(self.raw.get("processing_mode"))
+
+    def metadata(self, which: str) -> Sequence[str]:
+        """Untyped namespaces that are sent (`forwarding_namespaces`) or taken (`receiving_namespaces`)."""
+        names = mapping(mapping(self.raw.get("metadata_options")).get(which)).get("untyped")
+        return [str(name) for name in names] if isinstance(names, list) else ()
 
     @property
     def requests_only(self) -> bool:

@@ -86,7 +86,7 @@ def _times(subject: str, routes: Sequence[Route]) -> Iterator[Finding]:
 
 def _served(manager: Manager, routes: Sequence[Route]) -> Iterator[Finding]:
     forwarded = any(
-        LB_NAMESPACE in _names(variant.raw, "forwarding_namespaces") for variant in manager.ext_procs()
+        LB_NAMESPACE in variant.metadata("forwarding_namespaces") for variant in manager.ext_procs()
     )
     silent = [route.name for route in routes if not _tells_served(route)]
     if silent and not forwarded:
@@ -102,11 +102,6 @@ def _tells_served(route: Route) -> bool:
     places = (route.raw, route.host, route.table)
     added = (each for one in places for each in items(one.get("response_headers_to_add")))
     return any(str(mapping(each.get("header")).get("key", "")).lower() == SERVED for each in added)
-
-
-def _names(ext_proc: Config, which: str) -> Sequence[str]:
-    names = mapping(mapping(ext_proc.get("metadata_options")).get(which)).get("untyped")
-    return names if isinstance(names, list) else ()
 
 
 def _open(dump: Dump, manager: Manager) -> Iterator[Finding]:
@@ -177,7 +172,7 @@ def _received(dump: Dump, manager: Manager, routes: Sequence[Route]) -> Iterator
     clusters = {name for route in routes for name in route.clusters()}
     if not any(picked_by_metadata(dump.clusters.get(name, {})) for name in clusters):
         return
-    deaf = [one for one in manager.ext_procs() if LB_NAMESPACE not in _names(one.raw, "receiving_namespaces")]
+    deaf = [one for one in manager.ext_procs() if LB_NAMESPACE not in one.metadata("receiving_namespaces")]
     by_header = all(picked_by_header(dump.clusters.get(name, {})) for name in clusters)
     for variant in deaf:
         yield (warning if by_header else error)(

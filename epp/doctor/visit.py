@@ -17,7 +17,8 @@ from epp.doctor.endpoints import Reading, check_endpoints, refused
 from epp.doctor.envoy import check_dump
 from epp.doctor.envoydump import Dump, DumpError, read_dump
 from epp.doctor.files import check_config, read_endpoints
-from epp.doctor.finding import Finding, Level, error, skipped
+from epp.doctor.finding import Finding, Level, error, merged, skipped
+from epp.doctor.identity import check_identity
 from epp.doctor.kinds import check_kinds
 from epp.doctor.picker import Address, check_health, check_picker
 from epp.doctor.pools import Pools, check_pool, check_pools
@@ -50,6 +51,8 @@ class Cluster:
     account: str = ""
     """Whose rights are looked at: `namespace/name`, or a name; empty for whoever asks."""
     leader: bool = False
+    slices: bool = False
+    """Endpoints come from EndpointSlices."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +173,7 @@ class Visit:
         if account and "/" not in account:
             account = f"{namespace}/{account}"
         groups = (where.group,) if where.pool else POOL_GROUPS
-        wanted = needs(groups, everywhere=where.all_namespaces, leader=where.leader)
+        wanted = needs(groups, everywhere=where.all_namespaces, leader=where.leader, slices=where.slices)
         self.findings += await check_access(kube, wanted, namespace, account)
 
     async def _found(self, kube: Kube, where: Cluster, namespace: str) -> Pools:
@@ -192,6 +195,7 @@ class Visit:
         if answer.skew_s is not None:
             self._skews["Envoy"] = answer.skew_s
         self.findings += check_dump(self._dump, self._patient.ext_proc_clusters)
+        self.findings += merged(check_identity(self._dump, self._pools))
 
     async def _picker(self) -> None:
         inside = "KUBERNETES_SERVICE_HOST" in self._environ

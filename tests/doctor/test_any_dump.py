@@ -33,7 +33,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     """Of a real Envoy with every kind of setting that is looked at."""
     directory: Path = tmp_path_factory.mktemp("dump")
     admin = free_port()
-    values = {"admin": admin, "listener": free_port(), "listener_address": "127.0.0.1"}
+    values: dict[str, int | str] = {
+        "admin": admin, "listener": free_port(), "listener_address": "127.0.0.1",
+    }  # fmt: skip
     with envoy(DEPLOY / "sidecar.yaml", values, directory):
         told = json.loads(fetch(f"http://127.0.0.1:{admin}/config_dump"))
     for part in told["configs"]:  # two thirds of it, and not looked at

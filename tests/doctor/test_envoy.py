@@ -13,7 +13,9 @@ from bench.stack import DEPLOY, ROOT, envoy, fetch, free_port
 from epp.doctor.envoy import check_dump
 from epp.doctor.envoydump import Dump, DumpError, read_dump
 from epp.doctor.finding import Finding, Level
+from epp.doctor.identity import check_identity
 from epp.doctor.upstreams import addresses, speaks_tls
+from epp.domain.pool import PoolSpec
 from epp.extproc.certificates import self_signed
 
 pytestmark = pytest.mark.envoy
@@ -296,6 +298,55 @@ def test_servers_that_envoy_knows_by_itself(tmp_path: Path, edit: Edit) -> None:
         ext_proc(config)["failure_mode_allow"] = True
 
     assert Level.ERROR not in {one.level for one in check_dump(dumped(tmp_path, "standalone.yaml", opened))}
+
+
+def pools() -> list[PoolSpec]:
+    made = [PoolSpec("a", "one", "app=one", (8000,)), PoolSpec("b", "two", "app=two", (8000,))]
+    made.append(PoolSpec("b", "one", "app=one", (8000,), picker_service="one-picker"))
+    return made
+
+
+def saying(**override: Any) -> Edit:
+    """The route's own settings."""
+    per_route = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute"
+
+    def edit(config: dict[str, Any]) -> None:
+        filters = {"envoy.filters.http.ext_proc": {"@type": per_route, "overrides": override}}
+        route(config)["typed_per_filter_config"] = filters
+
+    return edit
+
+
+def naming(pool: str) -> Edit:
+    return saying(grpc_initial_metadata=[{"key": "x-gateway-inference-pool", "value": pool}])
+
+
+def calling(authority: str) -> Edit:
+    return saying(grpc_service={"envoy_grpc": {"cluster_name": "epp", "authority": authority}})
+
+
+def forwarding(config: dict[str, Any]) -> None:
+    ext_proc(config)["metadata_options"]["forwarding_namespaces"]["untyped"].append("envoy.lb")
+
+
+@pytest.mark.parametrize(
+    ("edit", "level", "words"),
+    [
+        (naming("a/one"), Level.OK, "is for pool a/one"),
+        (naming("two"), Level.OK, "is for pool two"),
+        (naming("one"), E, "2 pools are called one"),
+        (naming("c/three"), E, "which is not there"),
+        (calling("One-Picker.b.svc.cluster.local:9002"), Level.OK, "is for pool b/one"),
+        (calling("other.b.svc:9002"), E, "does not say which of 3 pools"),
+        (None, E, "does not say which of 3 pools"),
+        (forwarding, Level.SKIPPED, "a filter before it may say"),
+    ],
+)
+def test_which_pool_a_route_is_for(tmp_path: Path, edit: Edit | None, level: Level, words: str) -> None:
+    dump = dumped(tmp_path, "standalone.yaml", edit)
+    (finding,) = check_identity(dump, pools())
+    assert (finding.level, words in finding.found) == (level, True), finding
+    assert not list(check_identity(dump, pools()[:1]))
 
 
 def test_a_filter_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:

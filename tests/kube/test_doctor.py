@@ -177,6 +177,10 @@ async def test_rights_that_are_missing(apiserver: ApiServer, namespace: str) -> 
         "may not create tokenreviews.authentication.k8s.io",
         "may not create subjectaccessreviews.authorization.k8s.io",
     ]
+    found = rights(await look(apiserver, namespace, pool="llama", account="epp", slices=True))
+    assert [text.partition(" in ")[0] for text in found[Level.ERROR]] == [
+        "may not get, list, watch endpointslices.discovery.k8s.io"
+    ]
     found = rights(await look(apiserver, namespace, account="epp", all_namespaces=True))
     assert "may not get, list, watch pods in all namespaces (endpoints come from them)" in found[Level.ERROR]
 
