@@ -59,8 +59,8 @@ class Installed:
     def running(
         self, name: str = "epp-7d9f-x2k4q", deployment: str = "epp", grpc_port: int = 0, health_port: int = 0
     ) -> Iterator[tuple[Child, int]]:
-        """The container's command as the pod would run it: its account's token, ConfigMaps in a folder, free ports.
-        Gives the port of its metrics."""
+        """The container's command as the pod would run it, with its account's token and ConfigMaps, and
+        free ports. Gives the port of its metrics."""
         pod = self.pods[deployment]
         (container,) = pod["containers"]
         port = free_port()
