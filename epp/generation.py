@@ -86,11 +86,12 @@ class Generation:
             self.queues = open_queues(
                 loaded, store=known.store, ledger=known.ledger, clock=clock, chance=services.chance
             )
-        self.models: ModelProbe | None = None
-        if loaded.data.models is not None:
-            errors = ScrapeCounts(metrics)
-            self.models = services.prober.join(known.store, source=loaded.data.models, errors=errors)
         self._scrapes: Joined | None = None
+        self.models: ModelProbe | None = None
+        if before is not None and before.loaded.data is loaded.data:
+            self._scrapes, self.models = before._scrapes, before.models
+        else:
+            self._ask()
         self.director = Director(
             parsers=Parsers(loaded.parsers),
             scheduler=self.scheduler,
@@ -118,9 +119,31 @@ class Generation:
     def _same_queues(self, loaded: Loaded) -> bool:
         return self.loaded.flow is loaded.flow and self.loaded.detector.plugin is loaded.detector.plugin
 
+    def _ask(self) -> None:
+        """Whoever is in the pool is asked how busy it is, and for its models. Raises OSError."""
+        known, services, data = self._known, self._services, self.loaded.data
+        errors = ScrapeCounts(services.metrics)
+        if data.scrape is not None:
+            interval_s = data.scrape.interval_s or services.scrape_interval_s or DEFAULT_INTERVAL_S
+            self._scrapes = services.scraper.join(
+                known.store,
+                source=data.scrape.source,
+                engines=data.engines,
+                interval_s=interval_s,
+                errors=errors,
+                reachability=None if known.outliers is None else Reach(known.outliers, services.metrics),
+                first_tokens=known.observation,
+            )
+        if data.models is not None:
+            try:
+                self.models = services.prober.join(known.store, source=data.models, errors=errors)
+            except OSError:
+                self.leave()
+                raise
+
     def begin(self) -> FlowPage:
         """From now on requests come here. Returns the page that shows its queues."""
-        known, services, data = self._known, self._services, self.loaded.data
+        known, services = self._known, self._services
         metrics, clock = services.metrics, services.clock
         metrics.pin_flows((DEFAULT_FLOW, *(self.trust.tenants or ())), pool=self.label)
         metrics.config_notices(len(self.loaded.notices), pool=self.label)
@@ -131,17 +154,6 @@ class Generation:
                 metrics.watch_prefix_index(step.name, step.type_name, size, pool=self.label)
         if self.queues is None:
             metrics.unwatch_flow_control(self.label)
-        if data.scrape is not None:
-            interval_s = data.scrape.interval_s or services.scrape_interval_s or DEFAULT_INTERVAL_S
-            self._scrapes = services.scraper.join(
-                known.store,
-                source=data.scrape.source,
-                engines=data.engines,
-                interval_s=interval_s,
-                errors=ScrapeCounts(metrics),
-                reachability=None if known.outliers is None else Reach(known.outliers, metrics),
-                first_tokens=known.observation,
-            )
         if self.page is None:
             if self.queues is not None:
                 self.queues.on_waiting = partial(services.waiting, self.label)
@@ -156,11 +168,11 @@ class Generation:
         """How busy the endpoints are was looked at, all of them."""
         return self._scrapes is None or self._scrapes.asked
 
-    def leave(self) -> None:
-        """No request begins here any more."""
-        if self._scrapes is not None:
+    def leave(self, after: Generation | None = None) -> None:
+        """No request begins here any more; what `after` has taken over goes on."""
+        if self._scrapes is not None and (after is None or after._scrapes is not self._scrapes):
             self._scrapes.leave()
-        if self.models is not None:
+        if self.models is not None and (after is None or after.models is not self.models):
             self.models.leave()
 
     def forget(self, slot: int) -> None:

@@ -124,7 +124,7 @@ class Pool:
         """Put this configuration in force. Raises ValueError or OSError, and keeps the one before then."""
         before = self.generation
         after = Generation(self.label, loaded, self.known, self._services, before)
-        before.leave()
+        before.leave(after)
         if before.queues is not None and before.queues is not after.queues:
             self._leaving.append(before.queues)
         self.generation = after
