@@ -31,6 +31,9 @@ SPREAD_S = 0.01
 """The interval is at least this long an endpoint: 100 questions a second cost 2 % of a core."""
 CERTAIN_S = 5.0
 """How fresh every list must be for a 404 of our own, and how often an unknown model has them asked again."""
+RETRY_S = 1.0
+"""Who never told is asked again after this, twice, four times it, up to the interval, which may be long
+where pools are many."""
 FORGET_INTERVALS = 3.5
 """A list that could not be renewed three times is no longer believed."""
 DEADLINE_S = 2.0
@@ -60,13 +63,15 @@ class _Once:
 class _Question:
     """What is known of one endpoint, and when it is asked next."""
 
-    __slots__ = ("asking", "due_at", "endpoint", "gone", "known_at", "probe")
+    __slots__ = ("asking", "due_at", "endpoint", "failures", "gone", "known_at", "probe")
 
     def __init__(self, probe: ModelProbe, endpoint: Endpoint) -> None:
         self.probe = probe
         self.endpoint = endpoint
         self.known_at = NEVER
         self.due_at = 0.0
+        self.failures = 0
+        """Until the first success."""
         self.asking = False
         self.gone = False
 
@@ -128,8 +133,11 @@ class ModelProbe:
 class ModelProber:
     """Keeps the lists of any number of pools. Own `run` in a task group; idle it does not wake."""
 
-    def __init__(self, *, clock: Clock = time.monotonic, rng: Random | None = None) -> None:
+    def __init__(
+        self, *, clock: Clock = time.monotonic, rng: Random | None = None, retry_s: float = RETRY_S
+    ) -> None:
         self._clock = clock
+        self._retry_s = retry_s
         self._rng = rng or Random()
         self._due: list[tuple[float, int, _Question]] = []
         self._order = count()
@@ -239,7 +247,11 @@ class ModelProber:
             self._asking -= 1
             self._woken.set()
         if not question.gone:
-            self._schedule(question, self._clock() + probe.interval_s * self._rng.uniform(0.9, 1.1))
+            rest_s = probe.interval_s
+            if question.known_at == NEVER:
+                rest_s = min(rest_s, self._retry_s * 2 ** min(question.failures, 16))
+                question.failures += 1
+            self._schedule(question, self._clock() + rest_s * self._rng.uniform(0.9, 1.1))
 
     def _failed(self, question: _Question, why: Exception) -> None:
         probe, now = question.probe, self._clock()

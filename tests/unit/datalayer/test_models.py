@@ -135,6 +135,19 @@ async def test_certainty_needs_fresh_lists_and_asks_for_them() -> None:
         assert len(server.requests) == 2
 
 
+async def test_who_never_told_is_asked_again_soon() -> None:
+    async with up(lambda n: http(listed("base")) if n == 3 else http(b"", 503)) as server:
+        store, errors = Watched(), Errors()
+        store.put(server.port)
+        prober = ModelProber(rng=Random(1), retry_s=0.001)
+        prober.join(store, errors=errors, interval_s=1000.0)
+        async with running(prober.run):
+            while store.snapshot.models != (frozenset({"base"}),):
+                await store.news.get()
+        assert len(server.requests) == 4
+        assert errors.total == 3
+
+
 async def test_a_list_that_cannot_be_renewed_is_believed_for_a_while_only() -> None:
     now = 0.0
     async with up(lambda n: http(listed("base")) if n == 0 else http(b"", 500)) as server:
