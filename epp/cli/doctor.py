@@ -85,6 +85,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Look only at ext_proc filters that call this cluster of Envoy's; may be repeated.",
 )  # fmt: skip
 @click.option("--gateway", type=UrlType(), help="Send a few short test requests through it.")
+@click.option("--insecure", is_flag=True, help="Do not check the gateway's certificate.")
 @click.option("--model", default="", help="Model of the test requests; else the first of /v1/models.")
 @click.option("--header", type=HeaderType(), multiple=True, help="Of the test requests; may be repeated.")
 @click.option(
@@ -144,6 +145,7 @@ def _patient(
     envoy_admin: str | None,
     ext_proc_cluster: tuple[str, ...],
     gateway: str | None,
+    insecure: bool,
     model: str,
     header: tuple[tuple[str, str], ...],
     kubeconfig: Path | None,
@@ -184,6 +186,7 @@ def _patient(
         envoy_admin=envoy_admin or "",
         ext_proc_clusters=ext_proc_cluster,
         gateway=gateway or "",
+        insecure=insecure,
         model=model,
         headers=dict(header),
         picker=picker,

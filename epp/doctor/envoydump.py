@@ -116,7 +116,7 @@ class Manager:
             effective = _effective(name, typed, disabled, route)
             if effective is not None:
                 by_override.setdefault(msgspec.json.encode(effective), (effective, []))[1].append(route)
-        if not self.routes and not disabled:  # its routes are elsewhere, or not there yet
+        if not self.routes and not disabled and _asking(typed):  # its routes are elsewhere, or not there yet
             return [ExtProc(name, typed, ())]
         return [ExtProc(name, raw, tuple(routes)) for raw, routes in by_override.values()]
 
@@ -138,8 +138,17 @@ def _effective(name: str, typed: Config, disabled: bool, route: Route) -> Config
             return None
         overrides = mapping(override.get("overrides"))
         changed = {key: overrides[key] for key in _OVERRIDABLE if key in overrides}
-        return {**typed, **changed}
-    return None if disabled else typed
+        return _asking({**typed, **changed})
+    return None if disabled else _asking(typed)
+
+
+def _asking(typed: Config) -> Config | None:
+    """None for a filter that is shown nothing, as gateways have it where only some routes override that."""
+    mode = mapping(typed.get("processing_mode"))
+    headers = all(mode.get(f"{side}_header_mode") == "SKIP" for side in ("request", "response"))
+    bodies = all(mode.get(f"{side}_body_mode", "NONE") == "NONE" for side in ("request", "response"))
+    trailers = all(mode.get(f"{side}_trailer_mode") != "SEND" for side in ("request", "response"))
+    return None if headers and bodies and trailers else typed
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from dataclasses import dataclass
 
 import grpc.aio
@@ -12,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from epp.doctor.endpoints import refused
 from epp.doctor.finding import Finding, error, ok, skipped, warning
+from epp.doctor.web import unchecked
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 TIMEOUT_S = 5.0
@@ -83,9 +83,7 @@ async def check_health(at: Address) -> list[Finding]:
 
 async def speaks_tls(at: Address) -> bool:
     """Whether a TLS handshake is answered; certificates are not looked at."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    context = unchecked()
     context.set_alpn_protocols(["h2"])
     try:
         async with asyncio.timeout(TIMEOUT_S):

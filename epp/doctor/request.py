@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import ssl
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -28,12 +29,13 @@ async def check_request(
     model: str,
     endpoints: Collection[str],
     headers: Mapping[str, str],
+    tls: ssl.SSLContext | None = None,
 ) -> list[Finding]:
     """`endpoints`: `ip:port`, as far as they are known. Without a model the first that is listed is asked."""
     subject = f"request through {gateway}"
     if not model:
         try:
-            model = _first_model(await fetch(client, f"{gateway}/v1/models", headers=headers))
+            model = _first_model(await fetch(client, f"{gateway}/v1/models", headers=headers, tls=tls))
         except FetchError as problem:
             return [_unreachable(subject, problem)]
         if not model:
@@ -43,7 +45,7 @@ async def check_request(
         body = {"model": model, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}
         sent = {**headers, "x-request-id": f"epp-doctor-{secrets.token_hex(8)}", **more}
         return await fetch(
-            client, f"{gateway}/v1/chat/completions", body=body, headers=sent, timeout_s=PATIENCE_S
+            client, f"{gateway}/v1/chat/completions", body=body, headers=sent, timeout_s=PATIENCE_S, tls=tls
         )
 
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from epp.doctor.picker import Address, check_health, check_picker
 from epp.doctor.pools import Pools, check_pool, check_pools
 from epp.doctor.request import check_request
 from epp.doctor.upstreams import speaks_tls
-from epp.doctor.web import FetchError, fetch
+from epp.doctor.web import FetchError, fetch, unchecked
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.pool import POOL_GROUP, POOL_GROUPS, PoolSpec
 from epp.kube.api import Kube
@@ -67,6 +66,8 @@ class Patient:
     model: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Of test requests."""
+    insecure: bool = False
+    """The gateway's certificate is not checked."""
     picker: Address | None = None
     health: Address | None = None
     cluster: Cluster | None = None
@@ -128,8 +129,10 @@ class Visit:
             self.findings += check_clocks(self._skews)
             if patient.gateway:
                 known = frozenset(looked.authorities)
+                tls = unchecked() if patient.insecure else None
+                gateway = patient.gateway.rstrip("/")
                 self.findings += await check_request(
-                    client, patient.gateway.rstrip("/"), patient.model, known, patient.headers
+                    client, gateway, patient.model, known, patient.headers, tls
                 )
 
     def _files(self) -> None:
@@ -229,10 +232,7 @@ class Visit:
 
 async def server_skew(client: aiohttp.ClientSession, server: str) -> float | None:
     """Of the API server's clock. Its certificate is not looked at, and nothing is told to it."""
-    unchecked = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    unchecked.check_hostname = False
-    unchecked.verify_mode = ssl.CERT_NONE
     try:
-        return (await fetch(client, f"{server}/version", tls=unchecked)).skew_s
+        return (await fetch(client, f"{server}/version", tls=unchecked())).skew_s
     except FetchError:
         return None

@@ -357,6 +357,24 @@ def test_a_filter_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
     assert Level.ERROR in {one.level for one in check_dump(dump, ["epp"])}
 
 
+def test_a_filter_that_only_some_routes_put_to_work(tmp_path: Path) -> None:
+    """As gateways do: the base asks nobody, and routes with models override it."""
+
+    def edit(config: dict[str, Any]) -> None:
+        base = ext_proc(config)
+        overrides = {"processing_mode": base["processing_mode"], "grpc_service": base["grpc_service"]}
+        saying(**overrides)(config)
+        skip = {f"{side}_header_mode": "SKIP" for side in ("request", "response")}
+        base.update(processing_mode=skip, grpc_service={"envoy_grpc": {"cluster_name": "nobody"}})
+        routes = connections(config)["route_config"]["virtual_hosts"][0]["routes"]
+        routes.insert(0, {"match": {"path": "/ready"}, "direct_response": {"status": 200}})
+        config["static_resources"]["clusters"].append({"name": "nobody", "connect_timeout": "1s"})
+
+    dump = dumped(tmp_path, "standalone.yaml", edit)
+    assert {one.level for one in check_dump(dump)} == {Level.OK}
+    assert [(one.cluster, len(one.routes)) for one in dump.managers[0].ext_procs()] == [("epp", 1)]
+
+
 def test_a_route_with_settings_of_its_own_is_named(tmp_path: Path) -> None:
     findings: list[Finding] = check_dump(dumped(tmp_path, "standalone.yaml", overridden))
     (wrong,) = [one for one in findings if one.level is Level.ERROR]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from email.utils import formatdate
 from pathlib import Path
@@ -33,7 +34,7 @@ Answer = Callable[[web.Request], web.Response]
 
 
 @contextlib.asynccontextmanager
-async def listening(answer: Answer) -> AsyncIterator[int]:
+async def listening(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """The port of an HTTP server that answers everything so."""
 
     async def handle(request: web.Request) -> web.Response:
@@ -43,7 +44,7 @@ async def listening(answer: Answer) -> AsyncIterator[int]:
     app.router.add_route("*", "/{path:.*}", handle)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     try:
         yield runner.addresses[0][1]
@@ -225,3 +226,17 @@ async def test_what_is_near_is_found_by_itself(tmp_path: Path) -> None:
         patient, absent = await nearby({"HOME": str(tmp_path)}, envoy=there, picker=there, health_port=7)
     assert (patient.envoy_admin, patient.picker) == (f"http://127.0.0.1:{port}", there)
     assert (patient.health, patient.cluster, absent) == (Address("127.0.0.1", 7), Cluster(), [])
+
+
+async def test_a_gateway_whose_certificate_nobody_signed(tmp_path: Path) -> None:
+    pair = self_signed()
+    for name, text in (("tls.crt", pair.certificate), ("tls.key", pair.key)):
+        (tmp_path / name).write_bytes(text)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    async with listening(gateway(), tls) as port:
+        url = f"https://127.0.0.1:{port}"
+        (refused,) = await visited(Patient(gateway=url, model="m"))
+        assert (refused.level, "certificate" in refused.found.lower()) == (Level.ERROR, True)
+        findings = await visited(Patient(gateway=url, model="m", insecure=True))
+        assert findings[0].found == "answered by 10.0.0.1:8000"
