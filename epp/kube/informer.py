@@ -17,7 +17,17 @@ import msgspec
 
 from epp.kube.api import SILENT, Kube, KubeError
 from epp.kube.resource import Resource
-from epp.kube.watchstate import RESYNC_S, Course, Step, event_of, failure_of, head_of, object_of, page_of
+from epp.kube.watchstate import (
+    RESYNC_S,
+    Course,
+    Head,
+    Step,
+    event_of,
+    failure_of,
+    head_of,
+    object_of,
+    page_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -133,8 +143,7 @@ class Informer:
             for count, raw in enumerate(page.items or ()):
                 if count % AT_ONCE == 0:
                     await asyncio.sleep(0)
-                key, object = self._read(raw)
-                found[key] = object
+                found[_key(head_of(raw))] = self._read(raw)
             if not page.metadata.continue_:
                 break
             params["continue"] = page.metadata.continue_
@@ -169,28 +178,25 @@ class Informer:
 
     def _event(self, line: bytes) -> None:
         event = event_of(line)
+        if event.type == "ERROR":
+            told = failure_of(event.object)
+            asked_s = told.details.retryAfterSeconds if told.details else 0.0
+            raise KubeError(told.code, told.reason, told.message, retry_after_s=asked_s or None)
+        head = head_of(event.object)
         match event.type:
             case "ADDED" | "MODIFIED":
-                key, object = self._read(event.object)
-                self._tell(self._watcher.changed, key, object)
+                self._tell(self._watcher.changed, _key(head), self._read(event.object))
             case "DELETED":
-                self._tell(self._watcher.removed, head_of(event.object).metadata.key)
+                self._tell(self._watcher.removed, _key(head))
             case "BOOKMARK":
                 pass
-            case "ERROR":
-                told = failure_of(event.object)
-                wait_s = told.details.retryAfterSeconds if told.details else 0.0
-                raise KubeError(told.code, told.reason, told.message, retry_after_s=wait_s or None)
             case _:
                 raise KubeError(0, "BadAnswer", f"an event of type {event.type[:40]!r}")
-        self._course.told(head_of(event.object).metadata.resource_version)
+        self._course.told(head.metadata.resource_version)
 
-    def _read(self, raw: msgspec.Raw) -> tuple[str, Object]:
-        key = head_of(raw).metadata.key
-        if not key:
-            raise KubeError(0, "BadAnswer", "an object without a name")
+    def _read(self, raw: msgspec.Raw) -> Object:
         whole = object_of(raw)
-        return key, self._trim(whole) if self._trim is not None else whole
+        return self._trim(whole) if self._trim is not None else whole
 
     def _tell(self, what: Callable[..., None], *arguments: Any) -> None:
         try:
@@ -207,3 +213,9 @@ class Informer:
         else:
             _log.info("%s: following again", self.resource)
         self._said = trouble
+
+
+def _key(head: Head) -> str:
+    if not head.metadata.name:
+        raise KubeError(0, "BadAnswer", "an object without a name")
+    return head.metadata.key
