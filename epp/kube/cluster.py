@@ -27,6 +27,8 @@ from epp.kube.selection import ManyPools, OnePool, PodsAlone, Selection, Source
 from epp.kube.telling import ADDED_S, Telling
 
 MAX_POOLS = 10_000
+AGAIN_S = 10.0
+"""A pool that could not be served is tried again so often: what it lacked may have come."""
 log = logging.getLogger("epp.kube")
 
 
@@ -41,8 +43,10 @@ class Cluster:
         warnings: Warnings,
         *,
         added_s: float = ADDED_S,
+        again_s: float = AGAIN_S,
     ) -> None:
         """`follow` is `partial(Informer, kube)`. Endpoints that are only added wait `added_s` for others."""
+        self._again_s = again_s
         self._follow = follow
         # Of many pools only pods tell which they are in: one pod may stand in the slices of several Services.
         self._source = Source.PODS if isinstance(selection, ManyPools) else selection.source
@@ -62,6 +66,9 @@ class Cluster:
         self._specs: dict[str, PoolSpec] = {}
         """As the world knows them; by `namespace/name`, as the views."""
         self._left_out: set[str] = set()
+        self._unserved: dict[str, str] = {}
+        """Pools that could not be served, and why."""
+        self._again: asyncio.TimerHandle | None = None
         self._twice: set[str] = set()
         self._informers: list[tuple[Resource, Following]] = []
         """Of all but pods."""
@@ -73,9 +80,13 @@ class Cluster:
 
     async def run(self) -> None:
         """Until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            self._start(group)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                self._start(group)
+        finally:
+            if self._again is not None:
+                self._again.cancel()
 
     def missing(self) -> Sequence[str]:
         """Why it is not ready, in words; empty when it is, and then an API that is away changes nothing."""
@@ -179,6 +190,7 @@ class Cluster:
             before = self._specs.get(key)
             if now == before:
                 self._left_out.discard(key)
+                self._unserved.pop(key, None)
             elif now is None:
                 went.append(key)
             elif before is not None:
@@ -200,8 +212,7 @@ class Cluster:
             self._telling.gone(key)
             log.info("pool %s is gone", key)
             self._world.pool_went(spec.namespace, spec.name)
-        for spec in came:
-            self._came(spec)
+        came = [spec for spec in came if self._came(spec)]
         if isinstance(self._selection, OnePool):
             if went:
                 self._membership.set_pools((), went)
@@ -217,12 +228,37 @@ class Cluster:
         self._came(spec)
         self._membership.set_pools([spec])
 
-    def _came(self, spec: PoolSpec) -> None:
+    def _came(self, spec: PoolSpec) -> bool:
+        """Whether it is served."""
+        try:
+            view = self._world.pool_came(spec)
+        except Exception as error:  # one pool must not hold up the others
+            self._not_served(spec, error)
+            return False
         log.info("pool %s: pods %s, ports %s", spec.key, spec.selector, spec.target_ports)
         self._specs[spec.key] = spec
-        self._views[spec.key] = self._world.pool_came(spec)
+        self._views[spec.key] = view
         self._tell_attached(spec)
         self._left_out.discard(spec.key)
+        self._unserved.pop(spec.key, None)
+        return True
+
+    def _not_served(self, spec: PoolSpec, error: Exception) -> None:
+        """Said once; tried again until it is, or is gone."""
+        why = str(error) or type(error).__name__
+        if self._unserved.get(spec.key) != why:
+            expected = isinstance(error, ValueError | OSError)
+            log.error("pool %s is not served: %s", spec.key, why, exc_info=None if expected else error)
+            metadata = {"namespace": spec.namespace, "name": spec.name, "uid": spec.uid}
+            resource = LEGACY_POOLS if spec.group == LEGACY_POOLS.group else POOLS
+            self._warnings.warn(resource, metadata, "PoolNotServed", why)
+        self._unserved[spec.key] = why
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(self._again_s, self._try_again)
+
+    def _try_again(self) -> None:
+        self._again = None
+        self._settle(tuple(self._unserved))
 
     def _pool_of(self, key: str) -> PoolSpec | None:
         found = [one.values[key] for one in self._pools if key in one.values]

@@ -56,10 +56,17 @@ class Telling:
             self._handle = None
         due, self._due = self._due.union(pools), set()
         for pool in due:
-            endpoints = self._endpoints(pool)
-            if len(endpoints) <= MAX_ENDPOINTS:
-                self._crowded.discard(pool)
-            elif pool not in self._crowded:
-                self._crowded.add(pool)
-                log.error("pool %s has %d endpoints: only %d are used", pool, len(endpoints), MAX_ENDPOINTS)
-            self._tell(pool, endpoints[:MAX_ENDPOINTS])
+            try:
+                self._now(pool)
+            except Exception:  # a fault of ours with one pool; the others are told all the same
+                log.exception("pool %s could not be told its endpoints; again at the next change", pool)
+                self._due.add(pool)
+
+    def _now(self, pool: str) -> None:
+        endpoints = self._endpoints(pool)
+        if len(endpoints) <= MAX_ENDPOINTS:
+            self._crowded.discard(pool)
+        elif pool not in self._crowded:
+            self._crowded.add(pool)
+            log.error("pool %s has %d endpoints: only %d are used", pool, len(endpoints), MAX_ENDPOINTS)
+        self._tell(pool, endpoints[:MAX_ENDPOINTS])

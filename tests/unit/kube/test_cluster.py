@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
 
 from epp.datalayer.endpoints_file import MAX_ENDPOINTS
+from epp.domain.endpoint import EndpointSpec
 from epp.domain.objective import Objective
-from epp.domain.pool import LEGACY_POOL_GROUP, POOL_GROUP
+from epp.domain.pool import LEGACY_POOL_GROUP, POOL_GROUP, PoolSpec
 from epp.kube import selectors
 from epp.kube.cluster import MAX_POOLS, Cluster
 from epp.kube.pods import ACTIVE_PORTS, METRICS_PORT
@@ -44,11 +45,15 @@ class Scene:
 
 @asynccontextmanager
 async def following(
-    selection: Selection, api: FakeCluster | None = None, *, added_s: float = 0.0
+    selection: Selection,
+    api: FakeCluster | None = None,
+    *,
+    added_s: float = 0.0,
+    world: NotingWorld | None = None,
 ) -> AsyncIterator[Scene]:
-    api = api or FakeCluster()
-    world, warnings = NotingWorld(), NotedWarnings()
-    cluster = Cluster(api.follow, selection, world, warnings, added_s=added_s)
+    api, world = api or FakeCluster(), world or NotingWorld()
+    warnings = NotedWarnings()
+    cluster = Cluster(api.follow, selection, world, warnings, added_s=added_s, again_s=0.0)
     task = asyncio.create_task(cluster.run())
     await turns()
     yield Scene(api, world, warnings, cluster)
@@ -504,3 +509,70 @@ async def test_endpoints_of_a_pool_have_a_limit(caplog: pytest.LogCaptureFixture
     async with following(CHAT, api) as scene:
         assert len(scene.chat.endpoints or ()) == MAX_ENDPOINTS
         assert f"only {MAX_ENDPOINTS} are used" in caplog.text
+
+
+class PickyWorld(NotingWorld):
+    """Cannot serve every pool."""
+
+    def __init__(self, *wrong: str) -> None:
+        super().__init__()
+        self.wrong = set(wrong)
+
+    def pool_came(self, pool: PoolSpec) -> NotingView:
+        if pool.name in self.wrong:
+            raise ValueError("its secret is missing")
+        return super().pool_came(pool)
+
+
+async def test_a_pool_that_cannot_be_served_holds_up_no_other() -> None:
+    api = FakeCluster()
+    api.put(POOLS, *(objects.pool(name) for name in ("a", "b", "c")))
+    api.put(PODS, *(objects.pod(f"{name}-0", labels={"app": name}) for name in ("a", "b", "c")))
+    world = PickyWorld("a", "b")
+    async with following(ALL, api, world=world) as scene:
+        assert {key: view.names for key, view in world.views.items()} == {"prod/c": ["c-0-rank-0"]}
+        assert sorted(scene.warnings.said) == [
+            ("InferencePool", name, "PoolNotServed", "its secret is missing") for name in ("a", "b")
+        ]
+        world.wrong.discard("a")
+        await turns()  # it is tried again without any change in the cluster
+        assert world.views["prod/a"].names == ["a-0-rank-0"]
+        api.delete(POOLS, "prod/b")
+        world.wrong.clear()
+        await turns()
+        assert set(world.views) == {"prod/a", "prod/c"}
+        assert world.log.count(("went", "prod/b")) == 0
+
+
+class BrokenView(NotingView):
+    def set_endpoints(self, specs: Sequence[EndpointSpec]) -> None:
+        if self.broken:
+            raise RuntimeError("a bug")
+        super().set_endpoints(specs)
+
+    broken = True
+
+
+class BrokenWorld(NotingWorld):
+    def pool_came(self, pool: PoolSpec) -> NotingView:
+        view = super().pool_came(pool)
+        if pool.name == "a":
+            view = self.views[pool.key] = BrokenView()
+        return view
+
+
+async def test_a_pool_that_fails_to_take_its_endpoints_keeps_them_from_no_other() -> None:
+    api = FakeCluster()
+    api.put(POOLS, *(objects.pool(name) for name in ("a", "b", "c")))
+    api.put(PODS, *(objects.pod(f"{name}-0", labels={"app": name}) for name in ("a", "b", "c")))
+    async with following(ALL, api, world=BrokenWorld()) as scene:
+        a = scene.world.views["prod/a"]
+        assert [scene.world.views[f"prod/{name}"].names for name in ("b", "c")] == [
+            ["b-0-rank-0"],
+            ["c-0-rank-0"],
+        ]
+        assert isinstance(a, BrokenView)
+        a.broken = False
+        api.put(PODS, objects.pod("b-1", labels={"app": "b"}))
+        await turns()
+        assert a.names == ["a-0-rank-0"]
