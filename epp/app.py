@@ -7,10 +7,12 @@ requests are still taken; when no stream is open any more, or at the deadline, t
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from random import Random
 from time import monotonic
@@ -19,6 +21,7 @@ import grpc.aio
 
 from epp.clustered import Clustered
 from epp.config.loaded import Loaded
+from epp.config.own import OwnBlock
 from epp.config.sources import PoolConfigs
 from epp.datalayer.models import ModelProber
 from epp.datalayer.pace import Pace
@@ -51,6 +54,8 @@ _EVERYBODY = (
     "objectives, fairness ids, TTLs and SLOs in headers are taken from everybody whom the gateway lets send "
     "them; `trust` in the `epp:` block says from whom to take them"
 )
+_MANY_METERS = 10_000
+"""Label sets of requests with many pools; with one it is 2,000."""
 _PINS = 100
 """Pools whose models are looked at in one second."""
 
@@ -71,7 +76,7 @@ class App:
         self.metrics = Metrics(
             build_ref=version("inference-epp"),
             stream_metrics=options.stream_metrics,
-            limits=MetricLimits() if own.trust is None else MetricLimits(flows=own.trust.max_fairness_ids),
+            limits=_limits(own, many=options.kube is not None and options.kube.many),
         )
         self.tracer = open_tracer(options.tracing, environ)
         self._waiting: set[str] = set()
@@ -86,6 +91,7 @@ class App:
             clock=monotonic,
             environ=environ,
             waiting=self._hurry,
+            many=options.kube is not None and options.kube.many,
             scrape_interval_s=options.scrape_interval_s,
             staleness_s=options.staleness_s,
             subset_filter=options.subset_filter,
@@ -254,15 +260,24 @@ class App:
         """Scraping's pace, for the metrics page and, where it changed, the log; the pools' models by name."""
         said = 0.0
         turn = 0
+        frozen = self.many is None
         while True:
             await asyncio.sleep(1.0)
             pools = list(self.pools())
+            if not frozen and not self.missing():
+                # All is there that the process began for: the collector need not look at it any more.
+                gc.collect()
+                gc.freeze()
+                frozen = True
             for pool in (pools[turn:] + pools[:turn])[:_PINS]:
                 pool.pin_models()
             turn = (turn + _PINS) % max(1, len(pools))
-            state = self.services.scraper.state(monotonic())
-            self.metrics.scrape_interval(state.interval_s)
-            if state.answering and state.interval_s != said:
+            scraper = self.services.scraper
+            self.metrics.scrape_interval(scraper.interval_s)
+            if scraper.interval_s == said:
+                continue
+            state = scraper.state(monotonic())
+            if state.answering:
                 said = state.interval_s
                 log.info(
                     "scraping %d endpoints every %.0f ms (%.0f us each, %.0f%% of a core), %.0f ms old",
@@ -280,3 +295,9 @@ class App:
             self.transport.port, self.transport_name, "TLS" if self.options.secure_serving else "plain text",
             self.health_port, self.web.port, sum(len(pool.known.store) for pool in self.pools()),
         )  # fmt: skip
+
+
+def _limits(own: OwnBlock, *, many: bool) -> MetricLimits:
+    """Of label sets: more pools have more models."""
+    limits = MetricLimits(meters=_MANY_METERS) if many else MetricLimits()
+    return limits if own.trust is None else replace(limits, flows=own.trust.max_fairness_ids)

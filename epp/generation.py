@@ -55,6 +55,8 @@ class Services:
     environ: Mapping[str, str]
     waiting: Callable[[str, bool], None]
     """Told by each pool when something begins to wait for others to end there, and when nothing does."""
+    many: bool = False
+    """There are several pools, so whoever looks is told which."""
     scrape_interval_s: float | None = None
     staleness_s: float = 2.0
     subset_filter: bool = True
@@ -109,8 +111,8 @@ class Generation:
             outputs=known.outputs,
             metrics=metrics,
             tracer=services.tracer,
-            decisions=services.decisions,
-            refusals=services.refusals,
+            decisions=services.decisions.of(label) if services.many else services.decisions,
+            refusals=services.refusals.of(label) if services.many else services.refusals,
             settings=Settings(services.subset_filter, services.emit_scores, own.reasons_header),
             clock=clock,
             seed=partial(services.chance.getrandbits, 32),

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from difflib import get_close_matches
 
+from epp.config.problems import ConfigError
 from epp.config.sources import PoolConfigs
 from epp.domain.errors import Answer, Reason, Refused, answer_of
 from epp.domain.pool import PoolSpec
@@ -109,19 +109,32 @@ class Pools:
         shown = named[:_SHOWN_CHARS]
         if called:
             return f"{called} pools are called {shown!r}: their namespace has to be said, as namespace/name"
-        near = get_close_matches(named, self._by_key, 1)
-        return f"there is no pool {shown!r}" + (f"; did the gateway mean {near[0]!r}?" if near else "")
+        # What is near to it is not looked for: a route to a pool that is gone may bring many of these.
+        return f"there is no pool {shown!r} among the {len(self._by_key)} that are served; see /debug/pools"
 
     # -- the cluster ---------------------------------------------------------------------------------------
 
     def pool_came(self, pool: PoolSpec) -> Pool:
+        """Raises ConfigError, ValueError or OSError where not even the default configuration can be used now."""
         key = pool.key
-        made = open_pool(key, self._configs.of(pool.namespace, pool.name), self._services)
+        made = self._opened(pool)
         self._by_key[key] = made
         self._by_name.setdefault(pool.name, []).append(made)
         self._specs[key] = pool
         self._index(pool, made)
         return made
+
+    def _opened(self, pool: PoolSpec) -> Pool:
+        configs, services, of = self._configs, self._services, (pool.namespace, pool.name)
+        try:
+            config = configs.of(*of)
+            try:
+                return open_pool(pool.key, config, services)
+            except (ValueError, OSError) as error:
+                return open_pool(pool.key, configs.stand_in(*of, error), services)
+        except (ConfigError, ValueError, OSError):
+            configs.forget(*of)
+            raise
 
     def pool_changed(self, pool: PoolSpec) -> None:
         made = self._by_key[pool.key]
@@ -147,8 +160,9 @@ class Pools:
 
 
 def _service(authority: str) -> str:
-    """`picker.default.svc.cluster.local:9002` -> `picker.default`."""
-    return ".".join(authority.partition(":")[0].split(".")[:2])
+    """`picker.default.svc.cluster.local:9002` -> `picker.default`; also out of the name that Istio gives its
+    clusters, `outbound|9002||picker.default.svc.cluster.local`."""
+    return ".".join(authority.rpartition("|")[2].partition(":")[0].split(".")[:2])
 
 
 def _drop(index: dict[str, list[Pool]], key: str, pool: Pool) -> None:

@@ -192,7 +192,7 @@ class Listener:
                     await response.write(packer.flush())
                 await response.write_eof()
             except ConnectionError:
-                raise
+                pass  # the reader has left
             except Exception:
                 # The status has gone out, so only a broken connection can tell the reader.
                 self._metrics.internal_error("web")

@@ -66,10 +66,11 @@ async def test_each_way_of_saying_it_reaches_its_pool(cluster: Scene) -> None:
             "metadata-two": routes.in_dynamic_metadata(f"{namespace}/two"),
             "service-one": routes.by_authority(f"one-picker.{namespace}.svc.cluster.local:9002"),
             "service-two": routes.by_authority(f"two-picker.{namespace}:9002"),
+            "istio-two": routes.by_authority(f"outbound|9002||two-picker.{namespace}.svc.cluster.local"),
             "call-tow": routes.in_the_call(f"{namespace}/tow"),
         },
     )
-    for way in ("call-one", "call-two", "metadata-two", "service-one", "service-two"):
+    for way in ("call-one", "call-two", "metadata-two", "service-one", "service-two", "istio-two"):
         before = {name: len(engine.seen) for name, engine in cluster.engines.items()}
         for i in range(8):
             async with client.post(f"/{way}{CHAT}", json=chat(f"{way} {i}")) as answer:

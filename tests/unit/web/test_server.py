@@ -6,7 +6,7 @@ import asyncio
 import os
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from epp.telemetry.refusals import RefusalLog
 from epp.web.auth import Reviewer
 from epp.web.flow import FlowPage
 from epp.web.pools import Configured
-from epp.web.server import WebOptions, WebServer
+from epp.web.server import Listener, WebOptions, WebServer
 from tests.builders import snapshot
 from tests.unit.telemetry.decisions import decision
 from tests.unit.telemetry.pages import Page
@@ -427,3 +427,37 @@ async def test_readers_that_leave_do_no_harm() -> None:
         async with client.get("/metrics", headers={"Accept-Encoding": "identity"}) as answer:
             read = Page(await answer.text())
         assert read.values("epp_internal_errors_total") == []
+
+
+class LongPage:
+    """A MetricsPage in so many pieces that no buffer holds them."""
+
+    def __init__(self) -> None:
+        self.errors = 0
+
+    def render(self, openmetrics: bool = False) -> Iterator[str]:
+        for _ in range(2000):
+            yield "x" * 10_000
+
+    def internal_error(self, where: str) -> None:
+        self.errors += 1
+
+
+async def test_a_reader_that_leaves_in_the_middle_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    page = LongPage()
+    listener = Listener(WebOptions(host="127.0.0.1", port=0, auth=False), metrics=page, ready=lambda: ())
+    await listener.start()
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readexactly(1000)
+        writer.transport.abort()
+        async with aiohttp.ClientSession() as client:
+            url = f"http://127.0.0.1:{listener.port}/healthz"
+            for _ in range(200):
+                async with client.get(url) as answer:
+                    assert answer.status == 200
+    finally:
+        await listener.stop()
+    assert page.errors == 0
+    assert [record for record in caplog.records if record.levelname in ("ERROR", "WARNING")] == []
