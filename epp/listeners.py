@@ -39,6 +39,7 @@ def open_transport(
         max_streams=own.max_streams,
         progress_timeout_s=own.progress_timeout,
         answer_timeout_s=own.answer_timeout,
+        max_connection_age_s=own.max_connection_age,
         max_message_bytes=options.grpc_max_recv_bytes,
     )
     address = f"{options.bind_address}:{options.grpc_port}"
