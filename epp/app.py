@@ -260,7 +260,7 @@ class App:
         """Scraping's pace, for the metrics page and, where it changed, the log; the pools' models by name."""
         said = 0.0
         turn = 0
-        frozen = self.many is None
+        frozen = self.cluster is None
         while True:
             await asyncio.sleep(1.0)
             pools = list(self.pools())
