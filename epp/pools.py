@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import islice
 
 from epp.config.problems import ConfigError
 from epp.config.sources import PoolConfigs
@@ -23,6 +25,11 @@ log = logging.getLogger("epp.pools")
 
 POOL_HEADER = "x-gateway-inference-pool"
 _SHOWN_CHARS = 200
+_NEAR_AMONG = 500
+"""Pools among which one of a similar name is looked for: 40 us each, and the event loop waits."""
+_NEAR_S = 1.0
+"""Between two such looks: a route to a pool that is gone may bring thousands of requests a second."""
+_NEAR_KEPT = 100
 
 
 class OnePool:
@@ -57,6 +64,9 @@ class Pools:
         self._by_name: dict[str, list[Pool]] = {}
         self._by_service: dict[str, list[Pool]] = {}
         """By `service.namespace` of the picker that the pool names."""
+        self._near: dict[str, str] = {}
+        """What was found for names that no pool has."""
+        self._near_at = float("-inf")
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(tuple(self._by_key.values()))
@@ -109,15 +119,28 @@ class Pools:
         shown = named[:_SHOWN_CHARS]
         if called:
             return f"{called} pools are called {shown!r}: their namespace has to be said, as namespace/name"
-        # What is near to it is not looked for: a route to a pool that is gone may bring many of these.
-        return f"there is no pool {shown!r} among the {len(self._by_key)} that are served; see /debug/pools"
+        near = self._near_to(shown)
+        return f"there is no pool {shown!r}" + (f"; did the gateway mean {near!r}?" if near else "")
+
+    def _near_to(self, named: str) -> str:
+        found = self._near.get(named)
+        now = self._services.clock()
+        if found is not None or now - self._near_at < _NEAR_S:
+            return found or ""
+        self._near_at = now
+        if len(self._near) >= _NEAR_KEPT:
+            self._near.clear()
+        found = next(iter(get_close_matches(named, islice(self._by_key, _NEAR_AMONG), 1)), "")
+        self._near[named] = found
+        return found
 
     # -- the cluster ---------------------------------------------------------------------------------------
 
     def pool_came(self, pool: PoolSpec) -> Pool:
-        """Raises ConfigError, ValueError or OSError where not even the default configuration can be used now."""
+        """Raises ConfigError, ValueError or OSError where not even the default can be put into force."""
         key = pool.key
         made = self._opened(pool)
+        self._near.clear()
         self._by_key[key] = made
         self._by_name.setdefault(pool.name, []).append(made)
         self._specs[key] = pool
@@ -145,6 +168,7 @@ class Pools:
     def pool_went(self, namespace: str, name: str) -> None:
         key = f"{namespace}/{name}"
         made = self._by_key.pop(key)
+        self._near.clear()
         self._unindex(self._specs.pop(key), made)
         _drop(self._by_name, name, made)
         self._configs.forget(namespace, name)

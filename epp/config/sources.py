@@ -124,6 +124,18 @@ class PoolConfigs:
         self._watches[namespace, name] = watch
         return watch
 
+    def stand_in(self, namespace: str, name: str, error: Exception) -> ConfigWatch:
+        """The default for a pool whose own configuration could not be put into force. Raises `error` where
+        that was the default."""
+        watch = self._watches[namespace, name]
+        own, (good, document) = watch.text, self._good
+        if own == good or watch.last_error:
+            raise error
+        made = self._watches[namespace, name] = self._watch(good, document, watch.pool)
+        made.text = own
+        made.refuse(error)
+        return made
+
     def forget(self, namespace: str, name: str) -> None:
         """The pool is gone."""
         watch = self._watches.pop((namespace, name), None)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from epp.config.objectives import OBJECTIVE
+from epp.config.problems import ConfigError
 from epp.config.rewrites import REWRITE
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.pool import PoolSpec
@@ -247,7 +248,7 @@ class Cluster:
         """Said once; tried again until it is, or is gone."""
         why = str(error) or type(error).__name__
         if self._unserved.get(spec.key) != why:
-            expected = isinstance(error, ValueError | OSError)
+            expected = isinstance(error, ConfigError | ValueError | OSError)
             log.error("pool %s is not served: %s", spec.key, why, exc_info=None if expected else error)
             metadata = {"namespace": spec.namespace, "name": spec.name, "uid": spec.uid}
             resource = LEGACY_POOLS if spec.group == LEGACY_POOLS.group else POOLS
