@@ -7,6 +7,7 @@ configuration did not change.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,8 @@ from epp.telemetry.refusals import RefusalLog
 from epp.telemetry.tracing import Tracer
 from epp.web.flow import FlowPage
 
+log = logging.getLogger("epp.generation")
+
 TIMED_EVERY = 32
 """Plugins are timed in one of so many decisions: timing them all costs a tenth of a decision."""
 
@@ -53,8 +56,9 @@ class Services:
     chance: Random
     clock: Clock
     environ: Mapping[str, str]
-    waiting: Callable[[str, bool], None]
-    """Told by each pool when something begins to wait for others to end there, and when nothing does."""
+    waiting: Callable[[object, bool], None]
+    """Told for each queues, by a token, when something begins to wait for others to end there, and when
+    nothing does. Over a reload one pool may have several."""
     many: bool = False
     """There are several pools, so whoever looks is told which."""
     scrape_interval_s: float | None = None
@@ -158,7 +162,7 @@ class Generation:
             metrics.unwatch_flow_control(self.label)
         if self.page is None:
             if self.queues is not None:
-                self.queues.on_waiting = partial(services.waiting, self.label)
+                self.queues.on_waiting = partial(services.waiting, object())
             self.page = show_flow(
                 self.loaded, self.queues, metrics=metrics, pool=self.label, store=known.store,
                 inflight=known.ledger, clock=clock,
@@ -181,7 +185,11 @@ class Generation:
         """EndpointObserver: the slot is freed, or given to another."""
         self.scheduler.forget(slot)
         if isinstance(self.detector, EndpointObserver):
-            self.detector.forget(slot)
+            try:
+                self.detector.forget(slot)
+            except Exception:  # published by anybody; the pool's endpoints must be what they are all the same
+                log.exception("plugin %s failed to forget an endpoint", self.loaded.detector.name)
+                self._services.metrics.plugin_fault(self.loaded.detector.name)
 
 
 def settled(known: Known, clock: Clock) -> SettledLedger:

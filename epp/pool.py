@@ -108,10 +108,12 @@ class Pool:
         """Every now and then, a few times a second."""
         self.known.tick(now)
         for queues in tuple(self._leaving):
-            if len(queues.control):
-                queues.wake()
-            else:
+            queues.changed()
+            if not len(queues.control):
                 self._leaving.remove(queues)
+        if self.generation.queues is not None:
+            # Room may be made by what a configuration before began, and its end is not told to these.
+            self.generation.queues.changed()
 
     def pin_models(self) -> None:
         """Names that the pool serves are shown in metrics, whatever clients make up."""
@@ -131,7 +133,8 @@ class Pool:
         self.page = self._begin()
 
     def shutdown(self) -> int:
-        """Everybody who waits is told that we go. How many they were."""
+        """Everybody who waits is told that we go, and no file is watched any more. How many they were."""
+        self._watch_secret(None)
         queues = [*self._leaving, *([] if self.generation.queues is None else [self.generation.queues])]
         return sum(one.shutdown() for one in queues)
 
@@ -141,7 +144,6 @@ class Pool:
         self.generation.leave()
         self.known.store.set_endpoints((), self._services.clock())
         self._services.metrics.unwatch_pool(self.label)
-        self._watch_secret(None)
 
     def forget(self, slot: int) -> None:
         """EndpointObserver: told by the store."""

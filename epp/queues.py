@@ -170,6 +170,8 @@ class Queues:
                 self.on_over(ticket, now)
         if len(control):
             self.wake()
+        elif self._told_waiting:
+            self._set_timer()
 
     def changed(self) -> None:
         """There is a new snapshot."""

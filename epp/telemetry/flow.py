@@ -146,6 +146,7 @@ class FlowMetrics:
         self._confirmation = Histogram(table.REVOCATION_DURATION.bounds)
         self._issued: dict[int, int] = {}
         self._timed_out = 0
+        self._closed = False
         self.timeout_s = _TIMED_OUT_S
         """An aborted request that has not ended by then has timed out."""
 
@@ -167,7 +168,10 @@ class FlowMetrics:
             labels = (OTHER, OTHER, self.pool, OTHER, OTHER)
         meter = self._shown.get(labels)
         if meter is None:
-            meter = self._shown[labels] = QueueMeter(self, labels)
+            meter = QueueMeter(self, labels)
+            if self._closed:
+                return meter  # the last requests of a pool that is gone
+            self._shown[labels] = meter
             totals.held += 1
             if raw == (model, target, flow, priority):
                 # Names beyond the limits are no key of their own: clients make them up.
@@ -180,6 +184,7 @@ class FlowMetrics:
 
     def close(self) -> None:
         """Nothing of it is shown any more."""
+        self._closed = True
         self.totals.held -= len(self._shown)
         self._shown.clear()
         self._meters.clear()
