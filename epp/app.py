@@ -29,7 +29,7 @@ from epp.datalayer.scrape import Scraper
 from epp.domain.views import Door
 from epp.extproc.drain import Drain
 from epp.extproc.health import Health, serve_health
-from epp.feeds import Files, files_of
+from epp.feeds import Files, files_of, open_trust
 from epp.generation import Services
 from epp.listeners import open_transport, transport_name
 from epp.options import Options as Options
@@ -79,7 +79,7 @@ class App:
             limits=_limits(own, many=options.kube is not None and options.kube.many),
         )
         self.tracer = open_tracer(options.tracing, environ)
-        self._waiting: set[str] = set()
+        self._waiting: set[object] = set()
         self.services = Services(
             metrics=self.metrics,
             tracer=self.tracer,
@@ -103,6 +103,7 @@ class App:
         self.cluster: Clustered | None = None
         kube = options.kube
         if kube is not None and kube.many:
+            open_trust(own.trust, environ)  # what no pool could be served with is told now
             self.many = Pools(self.services, configs, from_header=kube.trust_pool_header)
             self.cluster = Clustered(kube, options.pool_name, self.many, environ, self.metrics)
         else:
@@ -153,10 +154,10 @@ class App:
             *((_EVERYBODY,) if own.trust is None else ()),
         )
 
-    def _hurry(self, label: str, waiting: bool) -> None:
+    def _hurry(self, queues: object, waiting: bool) -> None:
         """While requests wait for others to end anywhere, ends are told at once."""
         before = bool(self._waiting)
-        (self._waiting.add if waiting else self._waiting.discard)(label)
+        (self._waiting.add if waiting else self._waiting.discard)(queues)
         if bool(self._waiting) is not before:
             self.transport.hurry(not before)
 
@@ -191,10 +192,10 @@ class App:
         what is wrong in the first files."""
         if self.one is not None:
             self.one.load()
-        if self.cluster is not None:
-            await self.cluster.open()
-        await self.transport.start()
         try:
+            if self.cluster is not None:
+                await self.cluster.open()
+            await self.transport.start()
             self._health_server, self.health_port = await serve_health(
                 self.health, f"{self.options.bind_address}:{self.options.grpc_health_port}"
             )

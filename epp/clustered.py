@@ -67,6 +67,7 @@ class Clustered:
         self._reviews: Reviews | None = None
         self._lease: Lease | None = None
         self._electing: asyncio.Task[None] | None = None
+        self._resigned = False
 
     async def open(self) -> None:
         """Nothing is asked of the API yet. Raises KubeConfigError for credentials that cannot be used."""
@@ -108,6 +109,7 @@ class Clustered:
 
     def resign(self) -> None:
         """Let another replica lead: we go."""
+        self._resigned = True
         if self._electing is not None:
             self._electing.cancel()
 
@@ -123,7 +125,7 @@ class Clustered:
 
     async def _elect(self) -> None:
         """Takes part until told to resign."""
-        if self._lease is not None:
+        if self._lease is not None and not self._resigned:
             electing = self._electing = asyncio.ensure_future(self._lease.run())
             try:
                 await asyncio.wait((electing,))

@@ -11,7 +11,9 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import aiohttp.web
@@ -26,6 +28,7 @@ from epp.app import App, Options
 from epp.cli.serve import _idle, serve
 from epp.config.sources import PoolConfigs, fixed
 from epp.extproc.certificates import self_signed
+from epp.options import KubeOptions
 from epp.web.server import WebOptions
 from tests.wire import gateway as gw
 
@@ -88,7 +91,10 @@ async def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: 
             web=WebOptions(host="127.0.0.1", port=ports["metrics_port"], auth=False),
             endpoints_file=endpoints_file(tmp_path, "127.0.0.1"), tracing=False,
         )  # fmt: skip
-        app = App(options, PoolConfigs(fixed(PLAIN, "test")), environ={})
+        secret = tmp_path / "secret"
+        secret.write_text("hidden")
+        trust = f"epp: {{trust: {{objective: secret, secret: {{header: x-s, file: {secret}}}}}}}\n"
+        app = App(options, PoolConfigs(fixed(PLAIN + trust, "test")), environ={})
         with pytest.raises(OSError, match=r"cannot listen|address already in use"):
             await app.run()
         for port in (app.transport.port, app.health_port):
@@ -96,6 +102,63 @@ async def test_a_taken_port_ends_the_start_and_leaves_nothing_running(tmp_path: 
                 with pytest.raises(ConnectionRefusedError):
                     await asyncio.open_connection("127.0.0.1", port)
     assert [t for t in asyncio.all_tasks() if t is not asyncio.current_task() and not t.done()] == []
+
+
+KUBECONFIG = """
+current-context: c
+contexts: [{name: c, context: {cluster: c, user: u, namespace: prod}}]
+clusters: [{name: c, cluster: {server: "http://127.0.0.1:1"}}]
+users: [{name: u, user: {token: t}}]
+"""
+
+
+def in_cluster(folder: Path, **more: Any) -> Options:
+    """Of a cluster whose API nobody serves."""
+    kubeconfig = folder / "kubeconfig"
+    kubeconfig.write_text(KUBECONFIG)
+    options = Options(
+        bind_address="127.0.0.1", grpc_port=0, grpc_health_port=0, secure_serving=False, tracing=False,
+        web=WebOptions(host="127.0.0.1", port=0), kube=KubeOptions(kubeconfig=kubeconfig, many=True),
+    )  # fmt: skip
+    return replace(options, **more)
+
+
+async def test_many_pools_do_not_start_with_what_none_could_be_served_with(tmp_path: Path) -> None:
+    trust = f"epp: {{trust: {{objective: secret, secret: {{header: x-s, file: {tmp_path}/none}}}}}}\n"
+    with pytest.raises(ValueError, match="none cannot be read"):
+        App(in_cluster(tmp_path), PoolConfigs(fixed(PLAIN + trust, "test")), environ={})
+
+
+async def test_a_stop_before_the_first_turn_takes_no_lead(tmp_path: Path) -> None:
+    kube = KubeOptions(kubeconfig=tmp_path / "kubeconfig", many=True, elect=True)
+    app = App(in_cluster(tmp_path, kube=kube), PoolConfigs(fixed(PLAIN, "test")), environ={})
+    app.stop(patient=False)
+    async with asyncio.timeout(10):
+        await app.run()
+    assert app.cluster is not None
+    assert app.cluster._electing is None
+
+
+async def test_metrics_of_a_cluster_that_cannot_be_asked_are_shown_to_nobody(tmp_path: Path) -> None:
+    app = App(in_cluster(tmp_path), PoolConfigs(fixed(PLAIN, "test")), environ={})
+    serving = asyncio.ensure_future(app.run())
+    async with asyncio.timeout(10), aiohttp.ClientSession() as client:
+        while app.web._runner is None:
+            await asyncio.sleep(0.005)
+        url = f"http://127.0.0.1:{app.web.port}"
+        shown = {"Authorization": "Bearer made-up"}
+        for path, headers, wanted in (
+            ("/metrics", {}, 401),
+            ("/metrics", shown, 503),
+            ("/debug/pools", shown, 503),
+            ("/nothing", shown, 503),
+            ("/healthz", {}, 200),
+            ("/readyz", {}, 503),
+        ):
+            async with client.get(url + path, headers=headers) as answer:
+                assert (path, answer.status) == (path, wanted)
+        app.stop(patient=False)
+        await serving
 
 
 async def status(port: int) -> int:
