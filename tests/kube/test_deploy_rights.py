@@ -124,7 +124,7 @@ def test_one_pool_reads_its_namespace_and_asks_about_scrapers(apiserver: ApiServ
 def test_a_selector_needs_no_pools(apiserver: ApiServer, tmp_path: Path) -> None:
     values = _values(tmp_path, {"pool": {**VLLM, "source": "selector"}, "metrics": {"auth": False}})
     account = Account(apiserver, apiserver.namespace(), values)
-    _check(account, account.namespace, _reads("pods", *ATTACHED) | EVENTS)
+    _check(account, account.namespace, _reads("pods") | EVENTS)
     _check(account, "default", set())
 
 
