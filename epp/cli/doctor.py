@@ -13,6 +13,7 @@ import click
 import msgspec
 from rich.table import Table
 
+from epp.cli.flags import PORTS
 from epp.cli.output import console
 from epp.doctor.finding import Finding, Level
 from epp.doctor.picker import Address, parse_address
@@ -100,6 +101,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--all-namespaces", is_flag=True, help="With --all-pools or --pool-selector: of every namespace."
 )
 @click.option(
+    "--endpoint-selector", default="", help="Look at pods with these labels, without an InferencePool."
+)
+@click.option("--endpoint-target-ports", type=PORTS, default=(), help="Ports of each such pod, as 8000,8001.")
+@click.option(
     "--as-service-account", default="", metavar="[NAMESPACE/]NAME",
     help="Look at this account's rights instead of your own.",
 )  # fmt: skip
@@ -155,6 +160,8 @@ def _patient(
     all_pools: bool,
     pool_selector: str,
     all_namespaces: bool,
+    endpoint_selector: str,
+    endpoint_target_ports: tuple[int, ...],
     as_service_account: str,
     endpoint_source: str,
     leader: bool,
@@ -165,8 +172,12 @@ def _patient(
         raise click.UsageError("--pool-name looks at one pool; leave out --all-pools and --pool-selector")
     if all_namespaces and not many:
         raise click.UsageError("--all-namespaces needs --all-pools or --pool-selector")
+    if endpoint_selector and (pool_name or many):
+        raise click.UsageError("--endpoint-selector looks at pods without an InferencePool: name no pools")
+    if bool(endpoint_selector) != bool(endpoint_target_ports):
+        raise click.UsageError("--endpoint-selector and --endpoint-target-ports go together")
     cluster = None
-    if pool_name or many or kubeconfig or as_service_account or pool_namespace or leader:
+    if pool_name or many or endpoint_selector or kubeconfig or as_service_account or pool_namespace or leader:
         cluster = Cluster(
             kubeconfig=kubeconfig,
             pool=pool_name,
@@ -174,6 +185,8 @@ def _patient(
             group=pool_group,
             pool_selector=pool_selector,
             all_namespaces=all_namespaces,
+            pods=endpoint_selector,
+            ports=endpoint_target_ports,
             account=as_service_account,
             leader=leader,
             slices=endpoint_source == "endpointslices",

@@ -37,7 +37,8 @@ def needs(
     leader: bool = False,
     slices: bool = False,
 ) -> list[Need]:
-    """`pool_groups`: of the pools that are served. `slices`: endpoints come from them instead of pods."""
+    """`pool_groups`: of the pools that are served; without any, nothing is attached to them.
+    `slices`: endpoints come from them instead of pods."""
     source = ("discovery.k8s.io", "endpointslices") if slices else ("", "pods")
     found = [Need(*source, _WATCH, "endpoints come from them", everywhere=everywhere)]
     found += [
@@ -46,7 +47,7 @@ def needs(
     ]
     found += [
         Need(group, plural, _WATCH, f"without: no {what}", Level.WARNING, everywhere)
-        for plural, what in ATTACHED.items()
+        for plural, what in (ATTACHED.items() if pool_groups else ())
         for group in GROUPS
     ]
     why = "without: nothing says what is wrong with an object"

@@ -12,17 +12,22 @@ from epp.kube.attached import GROUPS
 POOLS = "inferencepools"
 ATTACHED = {"inferenceobjectives": "priorities", "inferencemodelrewrites": "model rewrites"}
 _WANTED = {POOL_GROUP: "v1", LEGACY_POOL_GROUP: "v1alpha2", "llm-d.ai": "v1alpha2"}
-_INSTALL = "install the CRDs of the Gateway API Inference Extension"
+_INSTALL = (
+    "install the CRDs of the Gateway API Inference Extension; if the picker finds pods by their labels, give "
+    "its --endpoint-selector and --endpoint-target-ports here too"
+)
 
 
 async def check_kinds(kube: Kube, pool_group: str) -> list[Finding]:
-    """`pool_group`: of the pools that are to be served."""
+    """`pool_group`: of the pools that are to be served; empty where pods are served without any."""
     try:
         version = await kube.get("/version")
     except KubeError as problem:
         mend = "correct --kubeconfig or the API server's address; look at network policies and the token"
         return [error(f"API server {kube.server}", str(problem), mend)]
     findings = [ok(f"API server {kube.server}", str(version.get("gitVersion", "")))]
+    if not pool_group:
+        return findings
     served: dict[str, Mapping[str, list[str]]] = {}
     for group in _WANTED:
         try:

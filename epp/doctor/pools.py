@@ -66,6 +66,14 @@ async def check_pools(kube: Kube, namespace: str | None, labels: str) -> Pools:
     return found
 
 
+async def check_pods_alone(kube: Kube, namespace: str, selector: str, ports: tuple[int, ...]) -> Pools:
+    """Pods by their labels, without an InferencePool."""
+    found = Pools()
+    spec = PoolSpec(namespace, "", selector, ports, group="")
+    await _pods(kube, f"pods {selector} of namespace {namespace}", spec, found)
+    return found
+
+
 def _unread(subject: str, problem: KubeError) -> Finding:
     if problem.status == 404:
         return error(subject, "there is none", "create it, or correct --pool-name, -namespace and -group")

@@ -35,11 +35,15 @@ async def check_request(
     subject = f"request through {gateway}"
     if not model:
         try:
-            model = _first_model(await fetch(client, f"{gateway}/v1/models", headers=headers, tls=tls))
+            listed = await fetch(client, f"{gateway}/v1/models", headers=headers, tls=tls)
         except FetchError as problem:
             return [_unreachable(subject, problem)]
+        if listed.status >= 500:  # no server of the pool can be asked for anything
+            return [_failed(f"{subject}/v1/models", listed)]
+        model = _first_model(listed)
         if not model:
-            return [skipped(subject, "/v1/models lists no model", "name one: --model")]
+            found = f"/v1/models lists no model (status {listed.status})"
+            return [skipped(subject, found, "name one: --model")]
 
     async def ask(**more: str) -> Fetched:
         body = {"model": model, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 1}

@@ -20,7 +20,7 @@ from epp.doctor.finding import Finding, Level, error, merged, skipped
 from epp.doctor.identity import check_identity
 from epp.doctor.kinds import check_kinds
 from epp.doctor.picker import Address, check_health, check_picker
-from epp.doctor.pools import Pools, check_pool, check_pools
+from epp.doctor.pools import Pools, check_pods_alone, check_pool, check_pools
 from epp.doctor.request import check_request
 from epp.doctor.upstreams import speaks_tls
 from epp.doctor.web import FetchError, fetch, unchecked
@@ -52,6 +52,10 @@ class Cluster:
     leader: bool = False
     slices: bool = False
     """Endpoints come from EndpointSlices."""
+    pods: str = ""
+    """Label selector of pods that are served without an InferencePool."""
+    ports: tuple[int, ...] = ()
+    """Of each such pod."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +157,7 @@ class Visit:
             return
         try:
             namespace = where.namespace or kube.namespace
-            kinds = await check_kinds(kube, where.group)
+            kinds = await check_kinds(kube, "" if where.pods else where.group)
             self.findings += kinds
             if len(kinds) == 1 and kinds[0].level is Level.ERROR:
                 return  # nobody is there to ask
@@ -175,11 +179,13 @@ class Visit:
         account = where.account
         if account and "/" not in account:
             account = f"{namespace}/{account}"
-        groups = (where.group,) if where.pool else POOL_GROUPS
+        groups = () if where.pods else (where.group,) if where.pool else POOL_GROUPS
         wanted = needs(groups, everywhere=where.all_namespaces, leader=where.leader, slices=where.slices)
         self.findings += await check_access(kube, wanted, namespace, account)
 
     async def _found(self, kube: Kube, where: Cluster, namespace: str) -> Pools:
+        if where.pods:
+            return await check_pods_alone(kube, namespace, where.pods, where.ports)
         if where.pool:
             return await check_pool(kube, namespace, where.pool, where.group)
         return await check_pools(kube, None if where.all_namespaces else namespace, where.pool_selector)

@@ -37,6 +37,8 @@ def test_no_error_is_success(tmp_path: Path) -> None:
     [
         (["--pool-name", "a", "--all-pools"], "leave out --all-pools"),
         (["--all-namespaces", "--pool-name", "a"], "needs --all-pools"),
+        (["--endpoint-selector", "app=vllm"], "go together"),
+        (["--endpoint-selector", "app=vllm", "--pool-name", "a"], "name no pools"),
         (["--picker", "epp"], "is no address"),
         (["--gateway", "http://"], "is no URL"),
         (["--gateway", "g", "--header", "x"], "is no header"),

@@ -185,6 +185,16 @@ async def test_requests_that_do_not() -> None:
     assert (await through(gateway(forged=503)))[1].level is Level.ERROR
 
 
+async def test_a_gateway_that_lists_no_models() -> None:
+    def fails(request: web.Request) -> web.Response:
+        return web.json_response({"error": {"message": "no endpoints"}}, status=503)
+
+    (finding,) = await through(fails, model="")
+    assert (finding.level, finding.found) == (Level.ERROR, "status 503: no endpoints")
+    (finding,) = await through(lambda request: web.Response(status=404), model="")
+    assert (finding.level, finding.mend) == (Level.SKIPPED, "name one: --model")
+
+
 async def test_a_gateway_that_is_not_there() -> None:
     async with aiohttp.ClientSession() as client:
         for model in ("m", ""):

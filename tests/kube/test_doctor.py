@@ -117,6 +117,21 @@ async def test_from_nothing_to_a_pool_that_serves(apiserver: ApiServer, namespac
         assert [one for one in findings if one.level is Level.ERROR] == []
 
 
+async def test_pods_alone_need_no_pools(apiserver: ApiServer, namespace: str) -> None:
+    apiserver.grant("bob", namespace, [PODS, EVENTS])
+    where = {"pods": "app=vllm", "user": "bob"}
+    subject = f"pods app=vllm of namespace {namespace}"
+    async with listening(lambda request: web.Response(text=VLLM)) as port:
+        findings = await look(apiserver, namespace, ports=(port,), **where)
+        assert [level for level, _ in about(findings, subject)] == [Level.ERROR]
+        apiserver.pod(namespace, "a", LABELS)
+        findings = await look(apiserver, namespace, ports=(port,), **where)
+        assert about(findings, subject) == [(Level.OK, "1 of 1 pods are ready, 1 endpoints")]
+        assert about(findings, f"endpoint 127.0.0.1:{port}") == [(Level.OK, "vllm's metrics")]
+        assert [one for one in findings if one.level is Level.ERROR] == []
+        assert about(findings, "inference") == []
+
+
 async def test_ports_that_no_container_has(apiserver: ApiServer, namespace: str) -> None:
     apiserver.create(pool(namespace, "llama", LABELS, ports=[8000, 8001]))
     containers = [{"name": "engine", "image": "engine", "ports": [{"containerPort": 8000}]}]
