@@ -236,7 +236,8 @@ class Cluster:
         except Exception as error:  # one pool must not hold up the others
             self._not_served(spec, error)
             return False
-        log.info("pool %s: pods %s, ports %s", spec.key, spec.selector, spec.target_ports)
+        ports = ", ".join(map(str, spec.target_ports))
+        log.info("pool %s: pods %s, ports %s", spec.key, spec.selector, ports)
         self._specs[spec.key] = spec
         self._views[spec.key] = view
         self._tell_attached(spec)
