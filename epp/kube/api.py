@@ -294,9 +294,11 @@ def _probe(response: aiohttp.ClientResponse) -> None:
 
 @contextlib.contextmanager
 def _failures() -> Any:
-    """What can go wrong below HTTP, as a KubeError."""
+    """What can go wrong below HTTP, and in the official client, as a KubeError."""
     try:
         yield
+    except KubeError:
+        raise
     except aiohttp.SocketTimeoutError as error:
         raise KubeError(0, SILENT, str(error)) from error
     except TimeoutError as error:
@@ -305,3 +307,5 @@ def _failures() -> Any:
         raise KubeError(0, "Disconnected", "the connection broke within an answer") from error
     except (aiohttp.ClientError, OSError) as error:
         raise KubeError(0, "Disconnected", str(error) or type(error).__name__) from error
+    except Exception as error:  # a session closed for new credentials, a credential plugin that fails, ...
+        raise KubeError(0, "Client", f"{type(error).__name__}: {error}") from error

@@ -120,6 +120,9 @@ class Informer:
                 wait_s = self._failed(error)
             except msgspec.MsgspecError as error:
                 wait_s = course.failed(0, "BadAnswer", str(error), self._clock())
+            except Exception as error:  # a fault of ours; all else that is followed must go on
+                _log.exception("%s: following failed", self.resource)
+                wait_s = course.failed(0, type(error).__name__, str(error), self._clock())
             if course.absent and not absent:
                 _log.info("%s: not installed in this cluster", self.resource)
                 self._tell(self._watcher.replaced, {})

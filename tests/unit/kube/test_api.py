@@ -235,3 +235,12 @@ async def test_without_any_cluster_it_says_what_to_set(tmp_path: Path) -> None:
     environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": "1"}
     with pytest.raises(KubeConfigError, match=f"service account in {tmp_path}: "):
         await Kube.open(None, environ, account=tmp_path)
+
+
+async def test_what_fails_in_the_client_itself_is_a_failure_as_any(server: FakeKubeApi, kube: Kube) -> None:
+    await kube.get("/api/v1/pods")
+    await kube._client.close()  # as when new credentials come while a call is on its way
+    with pytest.raises(KubeError, match="Client: RuntimeError: Session is closed"):
+        await kube.get("/api/v1/pods")
+    with pytest.raises(KubeError, match="Session is closed"):
+        await watch_to_the_end(kube)

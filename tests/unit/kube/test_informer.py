@@ -303,3 +303,22 @@ async def test_thousands_of_objects_do_not_hold_up_the_loop(server: FakeKubeApi,
         await until(lambda: informer.synced)
     other.cancel()
     assert turns >= 10, "others had their turn between the objects of one page"
+
+
+async def test_a_fault_of_ours_ends_the_following_of_nothing(
+    server: FakeKubeApi, kube: Kube, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.put("one/a")
+    faults = ["once", "twice"]
+
+    def trim(raw: dict[str, Any]) -> dict[str, Any]:
+        if faults:
+            raise LookupError(faults.pop())
+        return raw
+
+    notes, waits = Notes(), Waits()
+    async with following(kube, notes, waits, trim=trim) as informer:
+        await until(lambda: informer.synced)
+    assert list(notes.world) == ["one/a"]
+    assert "LookupError: once" in caplog.text
+    assert len(waits.s) >= 2  # not at once
