@@ -5,8 +5,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from random import Random
 
 HOST = "127.0.0.1"
+_BELOW_OUTGOING = (12_000, 32_000)
 
 
 def is_free(port: int) -> bool:
@@ -22,20 +24,13 @@ def is_free(port: int) -> bool:
 
 
 def any_free(but: Iterable[int]) -> int:
-    """A port that the system picks. Raises OSError when there is none."""
-    taken = set(but)
-    held: list[socket.socket] = []
-    try:
-        while True:
-            probe = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-            held.append(probe)  # kept until one fits, so that the system offers another
-            probe.bind((HOST, 0))
-            port: int = probe.getsockname()[1]
-            if port not in taken:
-                return port
-    finally:
-        for probe in held:
-            probe.close()
+    """A port below the range that outgoing connections take theirs from. Raises OSError when there is none."""
+    taken, chance = set(but), Random()
+    for _ in range(1000):
+        port = chance.randrange(*_BELOW_OUTGOING)
+        if port not in taken and is_free(port):
+            return port
+    raise OSError("no free port on loopback")
 
 
 @dataclass(slots=True)
