@@ -24,7 +24,7 @@ def is_free(port: int) -> bool:
 
 
 def any_free(but: Iterable[int]) -> int:
-    """A port below the range that outgoing connections take theirs from. Raises OSError when there is none."""
+    """A port below those that outgoing connections take. Raises OSError when there is none."""
     taken, chance = set(but), Random()
     for _ in range(1000):
         port = chance.randrange(*_BELOW_OUTGOING)
