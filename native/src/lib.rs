@@ -1,10 +1,12 @@
 //! The compiled ext_proc transport: bytes here, meaning in Python.
 //!
 //! `listener` and `stream` move bytes between HTTP/2 and `exchange`, the twin of `epp/extproc/exchange.py`, which
-//! knows the protocol (`proto` its messages, `answer` what is read of answers). `handoff` carries its events to
-//! Python and the replies back; `server` is what Python sees. The probes let tests compare the twins.
+//! knows the protocol (`proto` its messages, `answer` what is read of answers); `authority` lets h2 take what it would
+//! not. `handoff` carries events to Python and the replies back; `server` is what Python sees. The probes let tests
+//! compare the twins.
 
 pub mod answer;
+pub mod authority;
 pub mod blocks;
 pub mod counts;
 pub mod exchange;

@@ -16,6 +16,7 @@ use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 
+use crate::authority::{Mended, Names};
 use crate::health;
 use crate::io::{Core, Phase};
 use crate::status::{RESOURCE_EXHAUSTED, UNIMPLEMENTED, response_head, trailers};
@@ -123,6 +124,7 @@ async fn connect(core: Rc<Core>, peer: TcpStream, tls: Option<TlsAcceptor>, _pla
 pub async fn converse<T: AsyncRead + AsyncWrite + Unpin>(core: Rc<Core>, peer: T) {
     // Gateways may reset many streams at once, before we have looked at them, and that is no attack: the
     // number of streams is limited elsewhere.
+    let names = Names::default();
     let many = core.options.max_streams.saturating_mul(2).clamp(1024, 1 << 24);
     let handshake = server::Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -133,16 +135,20 @@ pub async fn converse<T: AsyncRead + AsyncWrite + Unpin>(core: Rc<Core>, peer: T
         .max_concurrent_streams(u32::try_from(many).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(many)
         .max_local_error_reset_streams(None)
-        .handshake::<T, Bytes>(peer);
+        .handshake::<Mended<T>, Bytes>(Mended::new(peer, names.clone()));
     let Ok(Ok(mut connection)) = timeout(HANDSHAKE, handshake).await else {
         core.counts.handshake_failed();
         return;
     };
     let _counted = Counted::new(&core);
-    serve(&core, &mut connection).await;
+    serve(&core, &mut connection, &names).await;
 }
 
-async fn serve<T: AsyncRead + AsyncWrite + Unpin>(core: &Rc<Core>, connection: &mut Connection<T, Bytes>) {
+async fn serve<T: AsyncRead + AsyncWrite + Unpin>(
+    core: &Rc<Core>,
+    connection: &mut Connection<T, Bytes>,
+    names: &Names,
+) {
     let mut phase = core.phase.subscribe();
     if *phase.borrow() != Phase::Serving {
         phase.mark_changed(); // the end began during the handshake
@@ -151,12 +157,12 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin>(core: &Rc<Core>, connection: &
     let mut asked = false; // a ping is on its way
     let mut next = Instant::now() + KEEPALIVE;
     let mut old_at = Instant::now() + age(core.options.max_connection_age_s);
-    let mut latest = Origin::default();
+    let mut origins = Origins { names, latest: Origin::default() };
     loop {
         tokio::select! {
             biased;
             accepted = connection.accept() => match accepted {
-                Some(Ok((request, respond))) => dispatch(core, &mut latest, request, respond),
+                Some(Ok((request, respond))) => dispatch(core, &mut origins, request, respond),
                 Some(Err(_)) | None => return,
             },
             () = sleep_until(next.min(old_at)) => {
@@ -214,22 +220,34 @@ fn age(limit_s: f64) -> Duration {
     }
 }
 
-/// As a rule the same as that of the connection's stream before.
-fn origin(latest: &mut Origin, request: &Request<RecvStream>) -> Origin {
-    let authority = request.uri().authority().map_or("", |authority| authority.as_str());
-    let pool = request.headers().get_all(POOL).iter().next_back().map_or(&b""[..], |value| value.as_bytes());
-    if !latest.authority.eq_ignore_ascii_case(authority.as_bytes()) {
-        latest.authority = authority.to_ascii_lowercase().into();
+/// Whose the streams of a connection are.
+struct Origins<'a> {
+    names: &'a Names,
+    /// As a rule the next one's too.
+    latest: Origin,
+}
+
+impl Origins<'_> {
+    fn of(&mut self, request: &Request<RecvStream>) -> Origin {
+        let given = request.uri().authority().map_or("", |authority| authority.as_str());
+        let real = self.names.real(given);
+        let authority = real.as_deref().unwrap_or(given.as_bytes());
+        let pool =
+            request.headers().get_all(POOL).iter().next_back().map_or(&b""[..], |value| value.as_bytes());
+        let latest = &mut self.latest;
+        if !latest.authority.eq_ignore_ascii_case(authority) {
+            latest.authority = authority.to_ascii_lowercase().into();
+        }
+        if latest.pool != pool {
+            latest.pool = Bytes::copy_from_slice(pool);
+        }
+        latest.clone()
     }
-    if latest.pool != pool {
-        latest.pool = Bytes::copy_from_slice(pool);
-    }
-    latest.clone()
 }
 
 fn dispatch(
     core: &Rc<Core>,
-    latest: &mut Origin,
+    origins: &mut Origins,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) {
@@ -239,7 +257,7 @@ fn dispatch(
             let _ = send.send_trailers(trailers(RESOURCE_EXHAUSTED, "too many streams come and go"));
         }
     } else if path == PROCESS {
-        let stream = Stream::open(core.clone(), respond, origin(latest, &request));
+        let stream = Stream::open(core.clone(), respond, origins.of(&request));
         spawn_local(stream.run(request.into_body()));
     } else if core.options.health_checking
         && let Some(call) = health::call(path)
