@@ -26,6 +26,8 @@ from epp.telemetry.metrics import Metrics
 log = logging.getLogger("epp.kube")
 
 _LOOK_S = 1.0
+_PATIENCE_S = 2.0
+"""What lasts no longer than that, such as a list that is just being read, is nothing to tell of."""
 _REMIND_S = 60.0
 """Between two lines about the same trouble."""
 
@@ -136,17 +138,25 @@ class Clustered:
                 electing.result()
 
     async def _look(self) -> None:
-        """Says that something is not followed, again while it lasts, and when all is."""
+        """Says why we are not ready, or that something is not followed; again while it lasts, and when it is
+        over."""
         assert self._cluster is not None
         since = said_at = 0.0
         while True:
             await asyncio.sleep(_LOOK_S)
-            trouble, now = self._cluster.trouble(), monotonic()
+            trouble, missing, now = self._cluster.trouble(), self._cluster.missing(), monotonic()
             self._metrics.cluster(len(trouble), None if self._lease is None else self._lease.is_leader)
-            if trouble and (not since or now - said_at >= _REMIND_S):
-                since, said_at = since or now, now
-                words = "%d lists not followed for %.0f s, routing goes on with what is known: %s"
-                log.warning(words, len(trouble), now - since, trouble[0])
-            elif since and not trouble:
-                log.info("the cluster is followed again, after %.0f s", now - since)
-                since = 0.0
+            if not trouble and not missing:
+                if said_at:
+                    log.info("the cluster is followed, after %.0f s without", now - since)
+                since = said_at = 0.0
+                continue
+            since = since or now
+            if now - since < _PATIENCE_S or (said_at and now - said_at < _REMIND_S):
+                continue
+            said_at = now
+            if missing:
+                log.warning("not ready for %.0f s: %s", now - since, "; ".join(missing))
+            else:
+                words = "lists not followed for %.0f s: %d; routing goes on with what is known: %s"
+                log.warning(words, now - since, len(trouble), trouble[0])
