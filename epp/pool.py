@@ -26,6 +26,8 @@ log = logging.getLogger("epp.pool")
 
 LOOK_S = 3.0
 """So long a start waits for endpoints that do not answer: what others sent counts from the beginning."""
+MAX_PRIORITIES = 500
+"""Of objectives, each with queues of its own that every decision looks at: more would make all pools wait."""
 
 
 def open_pool(label: str, config: ConfigWatch, services: Services, files: Files | None = None) -> Pool:
@@ -52,6 +54,8 @@ class Pool:
         """Of generations before, where something still waits."""
         self._secret: asyncio.Task[None] | None = None
         self._pinned = -1
+        self._crowded = False
+        """It has more priorities than queues are made for."""
         self._looked = False
         """It has begun."""
         self._look_until = 0.0
@@ -154,7 +158,7 @@ class Pool:
         page = generation.begin()
         queues = generation.queues
         if queues is not None:
-            queues.provision(self.known.objectives.priorities)
+            self._provision(self.known.objectives.priorities)
         self.known.store.on_change = None if queues is None else queues.changed
         self._watch_secret(generation)
         return page
@@ -164,8 +168,18 @@ class Pool:
         self._services.metrics.pin_models(known.store.models().union(known.rewrites.names), pool=self.label)
 
     def _provision(self, priorities: frozenset[int]) -> None:
-        if self.generation.queues is not None:
-            self.generation.queues.provision(priorities)
+        queues = self.generation.queues
+        if queues is None:
+            return
+        crowded, self._crowded = self._crowded, len(priorities) > MAX_PRIORITIES
+        if self._crowded:
+            if not crowded:
+                words = "pool %s: objectives of %d priorities; the %d nearest to 0 count, the others as 0"
+                log.error(words, self.label, len(priorities), MAX_PRIORITIES)
+            default = self.known.objectives.default_priority
+            nearest = sorted(priorities, key=lambda one: (one != default, abs(one), one))
+            priorities = frozenset(nearest[:MAX_PRIORITIES])
+        queues.provision(priorities)
 
     def _watch_secret(self, generation: Generation | None) -> None:
         if self._secret is not None:

@@ -38,7 +38,7 @@ def wants_text(request: web.Request) -> bool:
 
 def whole(request: web.Request, name: str, default: int, most: int) -> int:
     text = request.query.get(name, "")
-    if text and not (text.isascii() and text.isdigit() and int(text[:9]) <= most):
+    if text and not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= most):
         raise web.HTTPBadRequest(reason=f"{name} must be a whole number up to {most}")
     return int(text) if text else default
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +21,8 @@ AT_ONCE = 8
 _ENDPOINTS = 200
 """On the page of one pool."""
 _NAME_CHARS = 512
+_NEAR_AMONG = 500
+"""Pools among which one of a similar name is looked for: 40 us each."""
 _COUNTS = ("all", "fresh", "stale", "unscraped", "avoided")
 
 
@@ -69,7 +72,7 @@ def asked_pool(request: web.Request, pools: PoolPages) -> PoolPage | None:
         return None if pools.many else next(iter(held.values()))
     page = held.get(label)
     if page is None:
-        near = get_close_matches(label[:_NAME_CHARS], held, 3)
+        near = get_close_matches(label[:_NAME_CHARS], islice(held, _NEAR_AMONG), 3)
         hint = f"; near it: {', '.join(near)}" if near else f"; /debug/pools lists all {len(held)}"
         raise web.HTTPNotFound(reason=f"no pool {printable(label[:_NAME_CHARS])!r}{hint}")
     return page

@@ -77,7 +77,8 @@ async def test_each_way_of_saying_it_reaches_its_pool(cluster: Scene) -> None:
                 assert answer.status == 200, await answer.text()
         got = {name for name, engine in cluster.engines.items() if len(engine.seen) > before[name]}
         wanted = way.rpartition("-")[2]
-        assert got == {f"{wanted}-a", f"{wanted}-b"}
+        assert got
+        assert got <= {f"{wanted}-a", f"{wanted}-b"}  # all to one of two has a chance of 1 in 128
     # None of them is said, or one that is not there.
     async with client.post(CHAT, json=chat()) as answer:
         assert answer.status == 503

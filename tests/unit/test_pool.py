@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from epp.call import RequestCall
 from epp.config.catalog import Catalog, Kind, Row
 from epp.config.reload import Text
 from epp.config.sources import PoolConfigs
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.errors import Answer
+from epp.domain.objective import Objective
 from epp.domain.snapshot import Ints, Snapshot
 from epp.domain.views import Ending, InflightView, Report, Route, Verdict
 from epp.generation import Services
-from epp.pool import LOOK_S, Pool, open_pool
+from epp.pool import LOOK_S, MAX_PRIORITIES, Pool, open_pool
 from epp.scheduling.contract import BuildContext, NoParameters, PluginType
 from tests.builders import head
 from tests.unit.config.configs import HEADER, TYPES
@@ -285,4 +288,19 @@ async def test_ready_when_all_were_asked_or_after_a_while() -> None:
     assert pool.missing() == ()
     assert take(pool, queued())  # once it was ready, a reload does not change that
     assert pool.missing() == ()
+    pool.close()
+
+
+async def test_more_priorities_than_anybody_means_make_no_more_queues(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    pool = opened(queued())
+    pool.set_objectives({f"o{i}": Objective(f"o{i}", i - 600) for i in range(1200)})
+    assert pool.generation.queues is not None
+    registry = pool.generation.queues.control.registry
+    assert len(registry.bands) == MAX_PRIORITIES
+    assert registry.band(-250).priority == -250
+    assert registry.band(599).priority == 0
+    pool.set_objectives({f"o{i}": Objective(f"o{i}", i) for i in range(1201)})
+    assert caplog.text.count("objectives of") == 1
     pool.close()

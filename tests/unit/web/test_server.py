@@ -178,7 +178,7 @@ async def test_decisions_as_json_and_as_text() -> None:
             assert (await answer.text()).startswith("chat/2 endpoint=default/pod-29 ")
         assert (await json_of(client, "/debug/decisions/unknown"))["error"]["code"] == 404
         assert await status(client, "/debug/decisions?n=0") == 200
-        for bad in ("n=-1", "n=x", "n=99999999999999999999", "n=1001"):
+        for bad in ("n=-1", "n=x", "n=99999999999999999999", "n=1001", "n=0000000001001", "n=" + "9" * 5000):
             assert await status(client, f"/debug/decisions?{bad}") == 400
 
 
