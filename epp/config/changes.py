@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from epp.config.data import FileDiscovery
 from epp.config.own import OwnBlock
 from epp.config.problems import Path, Report
 from epp.config.trust import Trust
 from epp.scheduling.profile import Named, Profile
-
-if TYPE_CHECKING:
-    from epp.config.loaded import Loaded
 
 Field = tuple[str, ...]
 
@@ -47,6 +44,29 @@ class Started:
     """Of the process's default configuration."""
 
 
+class Configured(Protocol):
+    """What is compared of a loaded configuration."""
+
+    @property
+    def handler(self) -> Named[Any]: ...
+    @property
+    def plugins(self) -> Sequence[Named[Any]]: ...
+    @property
+    def profiles(self) -> Sequence[Profile]: ...
+    @property
+    def detector(self) -> Named[Any]: ...
+    @property
+    def flow(self) -> object: ...
+    @property
+    def policies(self) -> Sequence[Named[Any]]: ...
+    @property
+    def parsers(self) -> Sequence[_Typed]: ...
+    @property
+    def data(self) -> object: ...
+    @property
+    def own(self) -> OwnBlock: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """Each says whether that part differs from the configuration before."""
@@ -70,7 +90,7 @@ class Changes:
         return ", ".join(name for name in self.__slots__ if getattr(self, name)) or "nothing"
 
 
-def changes(before: Loaded, after: Loaded) -> Changes:
+def changes(before: Configured, after: Configured) -> Changes:
     return Changes(
         scheduling=not (
             _same_steps((before.handler, *before.plugins), (after.handler, *after.plugins))

@@ -17,6 +17,7 @@ from aiohttp import web
 from epp.domain.errors import Reason, Refused, answer_of
 from epp.domain.views import Clock
 from epp.web.modellist import Model, Models, PoolModels, in_pool, list_models, names_of
+from epp.web.site import Site
 from epp.web.tls import ServerTls
 
 REFRESH_S = 1.0
@@ -47,8 +48,6 @@ class ModelsServer:
     ) -> None:
         """`port` 0: a free one. `failed` counts bugs of ours. `started_at`: the `created` of every model, in
         seconds since 1970; without it, now."""
-        self._host = host
-        self._port = port
         self._source = source
         self._tls = tls
         self._failed = failed
@@ -61,7 +60,7 @@ class ModelsServer:
         """Lists that were asked for, by pool."""
         self._seen: tuple[object, ...] = ()
         """What the lists were made of."""
-        self._runner: web.AppRunner | None = None
+        self._site = Site(host, port)
 
     async def start(self) -> None:
         """Raises OSError when the port is taken."""
@@ -69,26 +68,15 @@ class ModelsServer:
         for prefix in ("", "/pools/{pool:.+}"):
             app.router.add_get(prefix + "/v1/models", self._list)
             app.router.add_get(prefix + "/v1/models/{model:.+}", self._one)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        try:
-            context = self._tls.context if self._tls else None
-            await web.TCPSite(runner, self._host, self._port, ssl_context=context).start()
-        except BaseException:
-            await runner.cleanup()
-            raise
-        self._runner = runner
+        await self._site.start(app, self._tls.context if self._tls else None)
 
     @property
     def port(self) -> int:
         """The port that is listened on, once started."""
-        assert self._runner is not None, "not started"
-        return int(self._runner.addresses[0][1])
+        return self._site.port
 
     async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._site.stop()
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from epp.web.auth import Reviewer, TokenFile, bearer
 from epp.web.debug import DebugPages
 from epp.web.pools import PoolPages
 from epp.web.pprof import ProfilingPages
+from epp.web.site import Site
 from epp.web.tls import ServerTls
 
 logger = logging.getLogger("epp.web")
@@ -89,7 +89,7 @@ class Listener:
         self._reviewer = reviewer if options.auth and self._token is None else None
         self._tls = ServerTls(options.cert_dir, options.client_ca_file) if options.cert_dir else None
         self._scrapes = asyncio.Semaphore(SCRAPES_MAX)
-        self._runner: web.AppRunner | None = None
+        self._site = Site(options.host, options.port)
         self.notices: tuple[str, ...] = ()
         checked = self._token is not None or self._reviewer is not None or options.client_ca_file is not None
         if options.auth and not checked:
@@ -111,26 +111,19 @@ class Listener:
                 *self._pages,
             ]
         )
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        context: ssl.SSLContext | None = self._tls.context if self._tls else None
-        try:
-            await web.TCPSite(runner, self._options.host, self._options.port, ssl_context=context).start()
-        except BaseException:
-            await runner.cleanup()
-            raise
-        self._runner = runner
+        await self._site.start(app, self._tls.context if self._tls else None)
+
+    @property
+    def listening(self) -> bool:
+        return self._site.listening
 
     @property
     def port(self) -> int:
         """The port that is listened on, once started."""
-        assert self._runner is not None, "not started"
-        return int(self._runner.addresses[0][1])
+        return self._site.port
 
     async def stop(self) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._site.stop()
 
     # -- who may -----------------------------------------------------------------------------------------
 

@@ -46,7 +46,7 @@ async def running(folder: Path, transport: str, **more: Any) -> AsyncIterator[Bo
     service = BodyRouting(options, environ={})
     serving = asyncio.ensure_future(service.run())
     async with asyncio.timeout(10):
-        while service.web._runner is None:
+        while not service.web.listening:
             await asyncio.sleep(0.005)
             if serving.done():
                 serving.result()

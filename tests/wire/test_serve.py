@@ -59,7 +59,7 @@ async def running(folder: Path, drain_timeout_s: float = 5.0, config: str = PLAI
     app = App(options, PoolConfigs(fixed(config, "test")), environ={})
     serving = asyncio.ensure_future(app.run())
     async with asyncio.timeout(10):
-        while not app.health_port or app.web._runner is None:
+        while not app.health_port or not app.web.listening:
             await asyncio.sleep(0.005)
             if serving.done():
                 serving.result()
@@ -143,7 +143,7 @@ async def test_metrics_of_a_cluster_that_cannot_be_asked_are_shown_to_nobody(tmp
     app = App(in_cluster(tmp_path), PoolConfigs(fixed(PLAIN, "test")), environ={})
     serving = asyncio.ensure_future(app.run())
     async with asyncio.timeout(10), aiohttp.ClientSession() as client:
-        while app.web._runner is None:
+        while not app.web.listening:
             await asyncio.sleep(0.005)
         url = f"http://127.0.0.1:{app.web.port}"
         shown = {"Authorization": "Bearer made-up"}
