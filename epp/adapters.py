@@ -58,7 +58,9 @@ class Reach:
     def refused(self, endpoint: Endpoint) -> None:
         if self._outliers.failure(endpoint.slot, monotonic(), Fault.CONNECT):
             self._metrics.ejected()
-            log.warning("avoiding %s for a while: it refuses connections", endpoint.authority)
+            if self._outliers.rounds(endpoint.slot) == 1:  # not again and again for one that stays away
+                words = "avoiding %s at %s until it answers: it refuses connections"
+                log.warning(words, endpoint.key, endpoint.authority)
 
     def listens(self, endpoint: Endpoint) -> None:
         self._outliers.success(endpoint.slot)

@@ -362,7 +362,9 @@ class RequestCall:
             fault = Fault.CONNECT
         if outliers.failure(answered.slot, head.at, fault):
             d.metrics.ejected()
-            log.warning("avoiding %s for a while: it answered %d", answered.authority, status)
+            if outliers.rounds(answered.slot) == 1:  # not again and again for one that stays ill
+                words = "avoiding %s at %s, but for a request now and then, until it is well: it answered %d"
+                log.warning(words, answered.key, answered.authority, status)
 
     def first_token(self, at: float) -> None:
         if self._entry is not None:

@@ -102,6 +102,11 @@ class Outliers:
         self._changed(1)
         return True
 
+    def rounds(self, slot: int) -> int:
+        """Avoidances of this endpoint since it last answered."""
+        record = self._records.get(slot)
+        return 0 if record is None else record.rounds
+
     def tick(self, now: float) -> None:
         """Let those back in whose time is over."""
         if self._avoided:

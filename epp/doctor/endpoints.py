@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -159,8 +160,11 @@ async def refused(host: str, port: int, *, timeout_s: float = CONNECT_S) -> str:
             _, writer = await asyncio.open_connection(host, port)
     except TimeoutError:
         return f"no answer in {timeout_s:g} s"
+    except ConnectionRefusedError:
+        return "connection refused"
     except OSError as problem:
-        return str(problem)
+        number = problem.errno or 0  # less than 0 for a name that is not known, none for several addresses
+        return os.strerror(number).lower() if number > 0 else str(problem)
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()

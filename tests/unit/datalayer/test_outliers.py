@@ -66,8 +66,11 @@ def test_times_double_up_to_the_cap_and_a_success_resets_them() -> None:
         made.tick(now)
         assert away(made) == []
         expected = min(CAP_S, 2 * expected)
+    assert made.rounds(0) == 12
     made.success(0)
+    assert made.rounds(0) == 0
     made.failure(0, now)
+    assert made.rounds(0) == 1
     made.tick(now + BASE_S * (1 + JITTER) + 1e-6)
     assert away(made) == []
 
