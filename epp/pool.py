@@ -13,6 +13,7 @@ from epp.config.loaded import Loaded
 from epp.config.reload import ConfigWatch
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.objective import Objective
+from epp.domain.pool import AppProtocol
 from epp.domain.request import RequestHead
 from epp.domain.rewrite import Rewrite
 from epp.domain.views import Abort
@@ -56,6 +57,7 @@ class Pool:
         self._pinned = -1
         self._crowded = False
         """It has more priorities than queues are made for."""
+        self._protocol: AppProtocol | None = None
         self._looked = False
         """It has begun."""
         self._look_until = 0.0
@@ -80,6 +82,10 @@ class Pool:
     def set_endpoints(self, specs: Sequence[EndpointSpec]) -> None:
         self.known.store.set_endpoints(specs, self._services.clock())
 
+    def serve(self, protocol: AppProtocol) -> None:
+        """What the model servers speak, as the pool's object says."""
+        self._protocol = protocol
+
     def set_objectives(self, by_name: Mapping[str, Objective]) -> None:
         self.known.objectives.replace(by_name)
 
@@ -88,6 +94,11 @@ class Pool:
 
     def missing(self) -> Sequence[str]:
         """What is missing until requests can be taken; nothing means ready."""
+        if self._protocol is AppProtocol.HTTP and all(one.h2c_only for one in self.generation.loaded.parsers):
+            return (
+                f"the pool's appProtocol is {self._protocol}, but all that its configuration parses is gRPC: "
+                f"set appProtocol: {AppProtocol.H2C}, or another parser under requestHandler",
+            )
         if self._looked:
             return ()
         if not self.known.store.synced:

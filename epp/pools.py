@@ -37,17 +37,15 @@ class OnePool:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self.spec: PoolSpec | None = None
 
     def pool_came(self, pool: PoolSpec) -> Pool:
-        self.spec = pool
+        self._pool.serve(pool.app_protocol)
         return self._pool
 
     def pool_changed(self, pool: PoolSpec) -> None:
-        self.spec = pool
+        self._pool.serve(pool.app_protocol)
 
     def pool_went(self, namespace: str, name: str) -> None:
-        self.spec = None
         self._pool.set_endpoints(())
 
 
@@ -175,6 +173,7 @@ class Pools:
         made.close()
 
     def _index(self, spec: PoolSpec, pool: Pool) -> None:
+        pool.serve(spec.app_protocol)
         if spec.picker_service:
             service = f"{spec.picker_service}.{spec.namespace}"
             self._by_service.setdefault(service, []).append(pool)

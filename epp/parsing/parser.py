@@ -24,3 +24,5 @@ class Parser:
     """By path suffix; the longest suffix of all parsers wins."""
     fallback: BodyParser | None = None
     """Takes every path that no parser claims."""
+    h2c_only: bool = False
+    """Its requests are gRPC: model servers that speak HTTP/1.1 alone cannot take them."""

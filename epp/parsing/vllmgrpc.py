@@ -101,4 +101,4 @@ _CLAIMS: dict[str, BodyParser] = {
 
 
 def vllmgrpc_parser() -> Parser:
-    return Parser("vllmgrpc-parser", _CLAIMS, fallback=parse_other)
+    return Parser("vllmgrpc-parser", _CLAIMS, fallback=parse_other, h2c_only=True)

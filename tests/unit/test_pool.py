@@ -14,6 +14,7 @@ from epp.config.sources import PoolConfigs
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.errors import Answer
 from epp.domain.objective import Objective
+from epp.domain.pool import AppProtocol
 from epp.domain.snapshot import Ints, Snapshot
 from epp.domain.views import Ending, InflightView, Report, Route, Verdict
 from epp.generation import Services
@@ -304,3 +305,18 @@ async def test_more_priorities_than_anybody_means_make_no_more_queues(
     pool.set_objectives({f"o{i}": Objective(f"o{i}", i) for i in range(1201)})
     assert caplog.text.count("objectives of") == 1
     pool.close()
+
+
+async def test_a_pool_of_http_servers_is_not_ready_for_parsers_of_grpc_alone() -> None:
+    grpc = "plugins:\n- {type: random-picker}\n- {type: vllmgrpc-parser}\n"
+    chosen = "requestHandler: {parsers: [{pluginRef: vllmgrpc-parser}]}\n"
+    pool = opened(Text("c", HEADER + grpc + chosen))
+    pool.set_endpoints(())
+    assert not pool.missing()
+    pool.serve(AppProtocol.HTTP)
+    assert "appProtocol: kubernetes.io/h2c" in pool.missing()[0]
+    pool.serve(AppProtocol.H2C)
+    assert not pool.missing()
+    pool.serve(AppProtocol.HTTP)
+    assert take(pool, OPEN)
+    assert not pool.missing()
