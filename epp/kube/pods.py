@@ -21,7 +21,7 @@ ACTIVE_PORTS = "llm-d.ai/active-ports"
 LEGACY_ACTIVE_PORTS = "inference.networking.k8s.io/active-ports"
 METRICS_PORT = "llm-d.ai/metrics-port"
 MAX_LABELS = 128
-"""Handed on; in the order of their names."""
+"""Handed on, in the order of their names; selectors are matched with all."""
 _OVER = ("Succeeded", "Failed")
 _PORT = re.compile(r"[0-9]{1,5}")
 
@@ -123,13 +123,16 @@ def endpoints(pod: Pod, pool: PoolSpec) -> tuple[EndpointSpec, ...]:
         return ()
     active = _active(pod, pool.target_ports)
     metrics = _metrics(pod, pool.target_ports)
+    labels = pod.labels
+    if len(labels) > MAX_LABELS:
+        labels = dict(sorted(labels.items())[:MAX_LABELS])
     return tuple(
         EndpointSpec(
             name=f"{pod.name}-rank-{rank}",
             address=pod.ip,
             port=port,
             namespace=pod.namespace,
-            labels=pod.labels,
+            labels=labels,
             metrics_port=metrics[rank],
         )
         for rank, port in enumerate(pool.target_ports)
@@ -188,9 +191,7 @@ def _ip(status: Mapping[str, Any]) -> str:
 
 
 def read_labels(value: Any) -> dict[str, str]:
-    """As far as they are handed on."""
-    labels = {_word(key): _word(text) for key, text in _map(value).items() if isinstance(text, str)}
-    return labels if len(labels) <= MAX_LABELS else dict(sorted(labels.items())[:MAX_LABELS])
+    return {_word(key): _word(text) for key, text in _map(value).items() if isinstance(text, str)}
 
 
 def _annotation(value: Any) -> str | None:
