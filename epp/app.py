@@ -104,7 +104,9 @@ class App:
         kube = options.kube
         if kube is not None and kube.many:
             open_trust(own.trust, environ)  # what no pool could be served with is told now
-            self.many = Pools(self.services, configs, from_header=kube.trust_pool_header)
+            self.many = Pools(
+                self.services, configs, from_header=kube.trust_pool_header, strict=kube.all_namespaces
+            )
             self.cluster = Clustered(kube, options.pool_name, self.many, environ, self.metrics)
         else:
             files = None if kube is not None else self._files(loaded)

@@ -52,8 +52,13 @@ class OnePool:
 class Pools:
     """A Door and a PoolWorld."""
 
-    def __init__(self, services: Services, configs: PoolConfigs, *, from_header: bool = False) -> None:
-        """`from_header`: a request header may name the pool."""
+    def __init__(
+        self, services: Services, configs: PoolConfigs, *, from_header: bool = False, strict: bool = False
+    ) -> None:
+        """`from_header`: a request header may name the pool. `strict`: nothing is guessed: no namespace, and
+        not that the only pool is meant. Where namespaces are others' own, whoever makes a pool in his must
+        not get the requests of one that has gone elsewhere."""
+        self._strict = strict
         self._services = services
         self._configs = configs
         self._from_header = from_header
@@ -97,26 +102,26 @@ class Pools:
             if pool is not None:
                 return pool
             called = self._by_name.get(named, ())
-            if len(called) == 1:
+            if len(called) == 1 and not self._strict:
                 return called[0]
             return self._unknown(named, len(called))
         if self._by_service and authority:
             called = self._by_service.get(_service(authority), ())
             if len(called) == 1:
                 return called[0]
-        if len(self._by_key) == 1:
+        if len(self._by_key) == 1 and not self._strict:
             return next(iter(self._by_key.values()))
         if not self._by_key:
             return "the endpoint picker serves no pool"
         return (
-            f"the gateway does not say which of {len(self._by_key)} pools the request is for: neither by "
+            f"the gateway does not say which pool of {len(self._by_key)} the request is for: neither by "
             f"{POOL_HEADER} in its metadata nor by the name of a Service that one pool alone names"
         )
 
     def _unknown(self, named: str, called: int) -> str:
         shown = named[:_SHOWN_CHARS]
         if called:
-            return f"{called} pools are called {shown!r}: their namespace has to be said, as namespace/name"
+            return f"pools that are called {shown!r}: {called}; a namespace has to be said, as namespace/name"
         near = self._near_to(shown)
         return f"there is no pool {shown!r}" + (f"; did the gateway mean {near!r}?" if near else "")
 

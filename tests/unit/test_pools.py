@@ -33,11 +33,11 @@ PORTS = count(1)
 BODY = b'{"model": "base", "messages": [{"role": "user", "content": "hello"}]}'
 
 
-def many(*keys: str, from_header: bool = False, default: Text | Path = PLAIN) -> Pools:
+def many(*keys: str, from_header: bool = False, strict: bool = False, default: Text | Path = PLAIN) -> Pools:
     """Pools of these names, each with one endpoint of a port of its own."""
     made, configs = services(), PoolConfigs(default, plugin_types=TYPES)
     configs.count(made.metrics.configs)
-    pools = Pools(made, configs, from_header=from_header)
+    pools = Pools(made, configs, from_header=from_header, strict=strict)
     for key in keys:
         came(pools, key)
     return pools
@@ -94,14 +94,14 @@ async def test_ways_to_say_a_pool(pool: str, authority: str, wanted: str) -> Non
 @pytest.mark.parametrize(
     ("pool", "authority", "words"),
     [
-        ("", "", "does not say which of 3 pools"),
+        ("", "", "does not say which pool of 3"),
         ("prod/x", "", "no pool 'prod/x'; did the gateway mean 'prod/c'?"),
-        ("c", "", "2 pools are called 'c': their namespace has to be said"),
+        ("c", "", "are called 'c': 2; a namespace has to be said"),
         ("prod/x", "one.prod:9002", "no pool 'prod/x'"),  # it is not guessed from the Service then
-        ("", "shared.prod:9002", "does not say which of 3 pools"),
-        ("", "shared.test:9002", "does not say which of 3 pools"),
-        ("", "10.0.0.1:9002", "does not say which of 3 pools"),
-        ("", "[::1]:9002", "does not say which of 3 pools"),
+        ("", "shared.prod:9002", "does not say which pool of 3"),
+        ("", "shared.test:9002", "does not say which pool of 3"),
+        ("", "10.0.0.1:9002", "does not say which pool of 3"),
+        ("", "[::1]:9002", "does not say which pool of 3"),
         ("\N{SNOWMAN}" * 5000, "", "no pool"),
     ],
 )
@@ -123,6 +123,17 @@ async def test_the_only_pool_takes_what_says_nothing() -> None:
     assert "no pool 'prod/b'" in taken(pools, said("prod/b"))
     pools.pool_went("prod", "a")
     assert taken(pools, said()) == "the endpoint picker serves no pool"
+
+
+async def test_nothing_is_guessed_where_namespaces_are_others_own() -> None:
+    pools = many(strict=True)
+    came(pools, "prod/a", "one")
+    came(pools, "theirs/b")
+    pools.pool_went("prod", "a")
+    assert "are called 'b': 1; a namespace has to be said" in taken(pools, said("b"))
+    for request in (said(), said(authority="one.prod:9002"), said("prod/a")):
+        assert taken(pools, request).startswith(("the gateway does not say", "there is no pool"))
+    assert taken(pools, said("theirs/b")) == "theirs/b"
 
 
 async def test_a_request_header_counts_only_where_it_is_trusted() -> None:
