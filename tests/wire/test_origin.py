@@ -61,6 +61,43 @@ async def test_the_authority_is_told_in_lower_case_and_with_its_port(kind: str) 
     assert await heard(kind, [ASKED]) == (authority(kind, "llama.models.svc:9002"), "")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "outbound|9002||Picker.models.svc.cluster.local",
+        "envoyextensionpolicy/default/epp/extproc/0",
+        "two words",
+        "|",
+        "~0",
+        "[::1",
+        "|" * 5000,
+    ],
+)
+async def test_an_authority_that_no_uri_has(kind: str, name: str) -> None:
+    assert await heard(kind, [ASKED], [(POOL, "models/llama")], name) == (
+        authority(kind, name.lower()),
+        "models/llama",
+    )
+
+
+async def test_every_call_of_a_connection_has_its_authority(kind: str) -> None:
+    """All but the first say it as an entry of the connection's HPACK table."""
+    door, name = FakeDoor(), "outbound|9002||picker.models.svc.cluster.local"
+    async with (
+        serving(kind, door) as (transport, sink),
+        gw.channel(transport.port, authority=name) as channel,
+    ):
+        for number in range(30):
+            # Further entries, which drive the first ones out.
+            call = gw.stream(channel, [(f"x-noise-{number}", "n" * 300)])
+            await call.write(ASKED)
+            await call.read()
+            call.cancel()
+        assert {call.origin[0] for call in door.calls} == {authority(kind, name)}
+        assert len(door.calls) == 30
+        assert sink.errors == []
+
+
 async def test_the_pool_of_the_calls_metadata(kind: str) -> None:
     origin = await heard(kind, [ASKED], [("x-other", "1"), (POOL, "models/llama")])
     assert origin == (authority(kind, "llama.models.svc:9002"), "models/llama")

@@ -21,21 +21,21 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use crate::messages::{REQUEST_HEADERS, conversation, message};
 use crate::random::Random;
 
-const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
+pub const PROCESS: &str = "/envoy.service.ext_proc.v3.ExternalProcessor/Process";
+pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const DATA: u8 = 0;
+pub const HEADERS: u8 = 1;
 const RESET: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
+pub const SETTINGS: u8 = 4;
+pub const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-const WINDOW: u8 = 8;
-const MORE: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const WINDOW: u8 = 8;
+pub const MORE: u8 = 9;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 /// Polls in which a connection that has ended must have told everything.
 const SETTLING: usize = 2000;
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 const CLIENT_EVERY: u64 = 400;
 
 pub struct Served {
@@ -48,22 +48,8 @@ pub struct Served {
 
 impl Served {
     pub fn new() -> Served {
-        let options = Options {
-            max_body_bytes: 100_000,
-            max_buffered_bytes: 300_000,
-            max_streams: 20,
-            max_message_bytes: 200_000,
-            progress_timeout_s: 60.0,
-            max_connection_age_s: 0.0,
-            answer_timeout_s: 600.0,
-            ask_headers: true,
-            health_checking: true,
-            gap_bounds: vec![0.1],
-            scan: ScanPlan::default(),
-            fixed: None,
-        };
         let handoff = Arc::new(Handoff::new().expect("a descriptor"));
-        let core = Core::new(options, handoff, Arc::new(Counts::new(vec![1.0], vec![1.0])));
+        let core = Core::new(options(), handoff, Arc::new(Counts::new(vec![1.0], vec![1.0])));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         Served { runtime, core, known: RefCell::default(), cases: RefCell::default() }
     }
@@ -224,18 +210,35 @@ impl Served {
     }
 }
 
+pub fn options() -> Options {
+    Options {
+        max_body_bytes: 100_000,
+        max_buffered_bytes: 300_000,
+        max_streams: 20,
+        max_message_bytes: 200_000,
+        progress_timeout_s: 60.0,
+        max_connection_age_s: 0.0,
+        answer_timeout_s: 600.0,
+        ask_headers: true,
+        health_checking: true,
+        gap_bounds: vec![0.1],
+        scan: ScanPlan::default(),
+        fixed: None,
+    }
+}
+
 fn route() -> Verdict {
     Verdict::Route(Box::new(Route { destination: "10.0.0.1:8000".into(), ..Route::default() }))
 }
 
-fn framed(message: &[u8]) -> Vec<u8> {
+pub fn framed(message: &[u8]) -> Vec<u8> {
     let mut out = vec![0];
     out.extend((message.len() as u32).to_be_bytes());
     out.extend(message);
     out
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = (payload.len() as u32).to_be_bytes();
     let mut out = vec![length[1], length[2], length[3], kind, flags];
     out.extend(stream.to_be_bytes());

@@ -3,6 +3,7 @@
 //! share of a million by default), `EPP_FUZZ_SEED` where to begin: a failure prints the seed of its input, and
 //! with `EPP_FUZZ_ONE=1` as well only that input runs.
 
+mod authorities;
 mod bodies;
 mod connections;
 mod exchanges;
@@ -15,9 +16,11 @@ use random::Random;
 
 const INPUTS: u64 = 40_000;
 /// Of a hundred inputs.
-const MESSAGES: u64 = 85;
+const MESSAGES: u64 = 82;
 const BODIES: u64 = 12;
 const CONNECTIONS: u64 = 3;
+const AUTHORITIES: u64 = 1;
+const UNTOUCHED: u64 = 2;
 
 fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
@@ -63,4 +66,15 @@ fn http2_connections() {
     let served = connections::Served::new();
     each("http2_connections", CONNECTIONS, |random| served.case(random));
     served.check_client();
+}
+
+#[test]
+fn authorities() {
+    let heard = authorities::Heard::new();
+    each("authorities", AUTHORITIES, |random| heard.case(random));
+}
+
+#[test]
+fn untouched() {
+    each("untouched", UNTOUCHED, authorities::untouched);
 }
