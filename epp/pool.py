@@ -82,8 +82,8 @@ class Pool:
     def set_endpoints(self, specs: Sequence[EndpointSpec]) -> None:
         self.known.store.set_endpoints(specs, self._services.clock())
 
-    def serve(self, protocol: AppProtocol) -> None:
-        """What the model servers speak, as the pool's object says."""
+    def serve(self, protocol: AppProtocol | None) -> None:
+        """What the model servers speak, as the pool's object says; None where nothing says it."""
         self._protocol = protocol
 
     def set_objectives(self, by_name: Mapping[str, Objective]) -> None:

@@ -15,7 +15,7 @@ from itertools import islice
 from epp.config.problems import ConfigError
 from epp.config.sources import PoolConfigs
 from epp.domain.errors import Answer, Reason, Refused, answer_of
-from epp.domain.pool import PoolSpec
+from epp.domain.pool import POOL_GROUP, AppProtocol, PoolSpec
 from epp.domain.request import Body, RequestHead, Scanned
 from epp.domain.views import Abort, AnswerHead, Call, Ending, Report, Verdict
 from epp.generation import Services
@@ -39,11 +39,11 @@ class OnePool:
         self._pool = pool
 
     def pool_came(self, pool: PoolSpec) -> Pool:
-        self._pool.serve(pool.app_protocol)
+        self._pool.serve(_spoken(pool))
         return self._pool
 
     def pool_changed(self, pool: PoolSpec) -> None:
-        self._pool.serve(pool.app_protocol)
+        self._pool.serve(_spoken(pool))
 
     def pool_went(self, namespace: str, name: str) -> None:
         self._pool.set_endpoints(())
@@ -178,13 +178,18 @@ class Pools:
         made.close()
 
     def _index(self, spec: PoolSpec, pool: Pool) -> None:
-        pool.serve(spec.app_protocol)
+        pool.serve(_spoken(spec))
         if spec.picker_service:
             service = f"{spec.picker_service}.{spec.namespace}"
             self._by_service.setdefault(service, []).append(pool)
 
     def _unindex(self, spec: PoolSpec, pool: Pool) -> None:
         _drop(self._by_service, f"{spec.picker_service}.{spec.namespace}", pool)
+
+
+def _spoken(spec: PoolSpec) -> AppProtocol | None:
+    """What the servers speak, where it is said: pods alone and v1alpha2 have no word for it."""
+    return spec.app_protocol if spec.group == POOL_GROUP else None
 
 
 def _service(authority: str) -> str:

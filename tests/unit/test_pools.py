@@ -19,10 +19,11 @@ from epp.config.reload import Text
 from epp.config.sources import PoolConfigs
 from epp.domain.endpoint import EndpointSpec
 from epp.domain.errors import Answer
-from epp.domain.pool import PoolSpec
+from epp.domain.pool import LEGACY_POOL_GROUP, POOL_GROUP, PoolSpec
 from epp.domain.request import RequestHead
 from epp.domain.views import Ending, Report, Route
-from epp.pools import POOL_HEADER, Pools
+from epp.pool import open_pool
+from epp.pools import POOL_HEADER, OnePool, Pools
 from tests.builders import head
 from tests.unit.config.configs import HEADER, TYPES
 from tests.unit.pooling import services
@@ -240,6 +241,19 @@ async def test_a_pool_without_any_configuration_leaves_nothing_behind(tmp_path: 
     came(pools, "prod/a")
     assert [pool.label for pool in pools] == ["prod/a"]
     pools.pool_went("prod", "a")
+
+
+@pytest.mark.parametrize(("group", "ready"), [(POOL_GROUP, False), (LEGACY_POOL_GROUP, True), ("", True)])
+async def test_only_an_object_that_could_say_so_says_that_its_servers_speak_http(
+    group: str, ready: bool
+) -> None:
+    grpc = "plugins:\n- {type: random-picker}\n- {type: vllmgrpc-parser}\n"
+    chosen = "requestHandler: {parsers: [{pluginRef: vllmgrpc-parser}]}\n"
+    configs = PoolConfigs(Text("c", HEADER + grpc + chosen), plugin_types=TYPES)
+    pool = open_pool("a", configs.of("", "a"), services())
+    OnePool(pool).pool_came(PoolSpec("prod", "a", "app=x", (1,), group=group)).set_endpoints(())
+    assert (not pool.missing()) is ready
+    pool.close()
 
 
 SPACES, NAMES, SERVICES = ("prod", "test"), ("a", "b", "c"), ("", "one", "two")
