@@ -56,24 +56,33 @@ pub fn look(bytes: &[u8], names: &Names) -> Found {
     }
     let Some(payload) = first.payload else { return Found::Partial };
     let Some((priority, fragment)) = parts(payload, first.flags) else { return Found::Broken };
-    let (mut end, mut gathered) = (first.length, Vec::new());
+    let (mut end, mut further) = (first.length, Vec::new());
     if first.flags & END_HEADERS == 0 {
-        gathered.extend_from_slice(fragment);
-        for further in 1.. {
+        loop {
             let Some(more) = frame(&bytes[end..]) else { return Found::Partial };
             end += more.length;
-            if more.kind != CONTINUATION || more.stream != first.stream || end > MOST || further > MOST_FRAMES
+            if more.kind != CONTINUATION
+                || more.stream != first.stream
+                || end > MOST
+                || further.len() == MOST_FRAMES
             {
                 return Found::Broken;
             }
             let Some(payload) = more.payload else { return Found::Partial };
-            gathered.extend_from_slice(payload);
+            further.push(payload);
             if more.flags & END_HEADERS != 0 {
                 break;
             }
         }
     }
-    let whole = if first.flags & END_HEADERS == 0 { &gathered } else { fragment };
+    // Put together only when all are there.
+    let gathered;
+    let whole = if further.is_empty() {
+        fragment
+    } else {
+        gathered = [fragment, &further.concat()].concat();
+        &gathered
+    };
     match block::mended(whole, names) {
         Ok(None) => Found::Fine(end),
         Ok(Some(block)) => Found::Mended(end, framed(&first, priority, &block)),
