@@ -23,7 +23,9 @@ async def check_kinds(kube: Kube, pool_group: str) -> list[Finding]:
     try:
         version = await kube.get("/version")
     except KubeError as problem:
-        mend = "correct --kubeconfig or the API server's address; look at network policies and the token"
+        mend = "correct --kubeconfig or the API server's address; look at network policies"
+        if problem.status == 401:
+            mend = "these credentials are not accepted, or not any more: take other ones, or renew the token"
         return [error(f"API server {kube.server}", str(problem), mend)]
     findings = [ok(f"API server {kube.server}", str(version.get("gitVersion", "")))]
     if not pool_group:

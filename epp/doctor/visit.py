@@ -11,6 +11,7 @@ from pathlib import Path
 import aiohttp
 
 from epp.doctor.access import check_access, needs
+from epp.doctor.attached import check_attached
 from epp.doctor.clocks import check_clocks, check_token
 from epp.doctor.endpoints import Reading, check_endpoints, refused
 from epp.doctor.envoy import check_dump
@@ -170,6 +171,8 @@ class Visit:
             await self._rights(kube, where, namespace)
             pools = await self._found(kube, where, namespace)
             self.findings += pools.findings
+            if not where.pods:
+                self.findings += await check_attached(kube, None if where.all_namespaces else namespace)
             self._specs += pools.specs
             self._pools += pools.pools
         finally:

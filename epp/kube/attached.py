@@ -28,7 +28,7 @@ class PoolId(NamedTuple):
     name: str
 
 
-class _Attached(NamedTuple, Generic[T]):
+class Item(NamedTuple, Generic[T]):
     pool: PoolId
     item: T
 
@@ -45,7 +45,7 @@ class Attached(Generic[T]):
         self.sources = tuple(Objects(one, self._read, self._changed, warnings) for one in resources)
         """Watchers, one a group."""
         self._keys: dict[PoolId, set[str]] = {}
-        self._held: dict[str, _Attached[T]] = {}
+        self._held: dict[str, Item[T]] = {}
         """By the object's key: the one that counts."""
 
     def of(self, pool: PoolId) -> Sequence[T]:
@@ -70,15 +70,20 @@ class Attached(Generic[T]):
         if pools:
             self._told(pools)
 
-    def _read(self, raw: Mapping[str, Any], report: Report) -> _Attached[T] | None:
-        metadata = raw.get("metadata")
-        if isinstance(metadata, Mapping):  # the rest of it is the API server's own
-            raw = {**raw, "metadata": {name: metadata[name] for name in _METADATA if name in metadata}}
-        try:
-            found = read_object(self._kind, raw, report.source)
-        except ConfigError as error:
-            report.problems += error.problems
-            return None
-        report.notices += found.report.notices
-        namespace = str(metadata.get("namespace", "")) if isinstance(metadata, Mapping) else ""
-        return _Attached(PoolId(namespace, found.pool.group or POOL_GROUP, found.pool.name), found.item)
+    def _read(self, raw: Mapping[str, Any], report: Report) -> Item[T] | None:
+        return read_attached(self._kind, raw, report)
+
+
+def read_attached(kind: Kind[T], raw: Mapping[str, Any], report: Report) -> Item[T] | None:
+    """None for an object that is wrong; `report` has why, and what is odd about one that is not."""
+    metadata = raw.get("metadata")
+    if isinstance(metadata, Mapping):  # the rest of it is the API server's own
+        raw = {**raw, "metadata": {name: metadata[name] for name in _METADATA if name in metadata}}
+    try:
+        found = read_object(kind, raw, report.source)
+    except ConfigError as error:
+        report.problems += error.problems
+        return None
+    report.notices += found.report.notices
+    namespace = str(metadata.get("namespace", "")) if isinstance(metadata, Mapping) else ""
+    return Item(PoolId(namespace, found.pool.group or POOL_GROUP, found.pool.name), found.item)

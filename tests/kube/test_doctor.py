@@ -15,7 +15,7 @@ from epp.doctor.finding import Finding, Level
 from epp.doctor.visit import Cluster, Patient, Visit
 from tests.doctor.test_network import VLLM, listening
 
-from .rig import ADMIN, ApiServer, Object, Parts, pool
+from .rig import ADMIN, ApiServer, Object, Parts, objective, pool, rewrite
 
 LABELS = {"app": "vllm"}
 READ = ["get", "list", "watch"]
@@ -115,6 +115,30 @@ async def test_from_nothing_to_a_pool_that_serves(apiserver: ApiServer, namespac
         apiserver.patch(pool(namespace, "llama", LABELS), {"status": {"parents": [parent]}}, part="/status")
         findings = await look(apiserver, namespace, pool="llama")
         assert [one for one in findings if one.level is Level.ERROR] == []
+
+
+async def test_objects_that_refer_to_no_pool(apiserver: ApiServer, namespace: str) -> None:
+    apiserver.create(pool(namespace, "llama", LABELS))
+    apiserver.create(objective(namespace, "good", "llama", 5))
+    apiserver.create(objective(namespace, "lost", "lama", 5))
+    rules = [{"matches": [{"model": {"value": "a"}}], "targets": [{"modelRewrite": "b"}]}]
+    apiserver.create(rewrite(namespace, "names", "elsewhere", rules, group="inference.networking.x-k8s.io"))
+    findings = await look(apiserver, namespace, pool="llama")
+    told = {one.subject.partition("/")[2]: one for one in findings if one.subject.startswith("Inference")}
+    assert sorted(told) == ["lost", "names"]
+    assert {one.level for one in told.values()} == {Level.WARNING}
+    assert "lama of inference.networking.k8s.io" in told["lost"].found
+    assert told["lost"].mend.endswith("did you mean 'llama'?")
+    apiserver.delete(pool(namespace, "llama", LABELS))
+    legacy = "inference.networking.x-k8s.io"
+    spec = {"selector": LABELS, "targetPortNumber": 8000, "extensionRef": {"name": "epp"}}
+    metadata = {"name": "llama", "namespace": namespace}
+    apiserver.create(
+        {"apiVersion": f"{legacy}/v1alpha2", "kind": "InferencePool", "metadata": metadata, "spec": spec}
+    )
+    findings = await look(apiserver, namespace, pool="llama", group=legacy)
+    (good,) = [one for one in findings if one.subject.endswith("/good")]
+    assert good.mend == f"write poolRef.group: {legacy}, where the pool of that name is"
 
 
 async def test_pods_alone_need_no_pools(apiserver: ApiServer, namespace: str) -> None:
