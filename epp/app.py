@@ -80,6 +80,8 @@ class App:
         )
         self.tracer = open_tracer(options.tracing, environ)
         self._waiting: set[object] = set()
+        self._begun = False
+        """All pools that were there at the start are known, with how busy they are."""
         self.services = Services(
             metrics=self.metrics,
             tracer=self.tracer,
@@ -183,8 +185,12 @@ class App:
     def missing(self) -> Sequence[str]:
         """What is missing until we are ready; nothing means ready."""
         reasons = [] if self.cluster is None else list(self.cluster.missing())
-        if self.one is not None and not reasons:
-            reasons += self.one.missing()
+        if not self._begun and not reasons:
+            if self.one is not None:
+                reasons += self.one.missing()
+            else:
+                reasons += next((said for pool in self.pools() if (said := pool.beginning())), ())
+                self._begun = not reasons
         if self.drain.begun:
             reasons.append("shutting down")
         return reasons

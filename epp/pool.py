@@ -99,6 +99,10 @@ class Pool:
                 f"the pool's appProtocol is {self._protocol}, but all that its configuration parses is gRPC: "
                 f"set appProtocol: {AppProtocol.H2C}, or another parser under requestHandler",
             )
+        return self.beginning()
+
+    def beginning(self) -> Sequence[str]:
+        """The part of `missing` that passes by itself; it ends for good."""
         if self._looked:
             return ()
         if not self.known.store.synced:

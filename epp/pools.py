@@ -15,7 +15,7 @@ from itertools import islice
 from epp.config.problems import ConfigError
 from epp.config.sources import PoolConfigs
 from epp.domain.errors import Answer, Reason, Refused, answer_of
-from epp.domain.pool import POOL_GROUP, AppProtocol, PoolSpec
+from epp.domain.pool import POOL_GROUP, AppProtocol, PoolSpec, service_of
 from epp.domain.request import Body, RequestHead, Scanned
 from epp.domain.views import Abort, AnswerHead, Call, Ending, Report, Verdict
 from epp.generation import Services
@@ -106,7 +106,7 @@ class Pools:
                 return called[0]
             return self._unknown(named, len(called))
         if self._by_service and authority:
-            called = self._by_service.get(_service(authority), ())
+            called = self._by_service.get(service_of(authority), ())
             if len(called) == 1:
                 return called[0]
         if len(self._by_key) == 1 and not self._strict:
@@ -190,12 +190,6 @@ class Pools:
 def _spoken(spec: PoolSpec) -> AppProtocol | None:
     """What the servers speak, where it is said: pods alone and v1alpha2 have no word for it."""
     return spec.app_protocol if spec.group == POOL_GROUP else None
-
-
-def _service(authority: str) -> str:
-    """`picker.default.svc.cluster.local:9002` -> `picker.default`; also out of the name that Istio gives its
-    clusters, `outbound|9002||picker.default.svc.cluster.local`."""
-    return ".".join(authority.rpartition("|")[2].partition(":")[0].split(".")[:2])
 
 
 def _drop(index: dict[str, list[Pool]], key: str, pool: Pool) -> None:

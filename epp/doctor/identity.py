@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from epp.doctor.envoydump import Dump, ExtProc, Manager, items, mapping
 from epp.doctor.finding import Finding, error, listed, ok, skipped
 from epp.doctor.modes import LB_NAMESPACE, place
-from epp.domain.pool import PoolSpec
+from epp.domain.pool import PoolSpec, service_of
 
 POOL_HEADER = "x-gateway-inference-pool"
 
@@ -36,7 +36,7 @@ def _variant(manager: Manager, variant: ExtProc, pools: Sequence[PoolSpec]) -> F
             subject, f"is for pool {named}, which is not there: 503", f"name one of {listed(_keys(pools))}"
         )
     authority = _authority(variant)
-    service = ".".join(authority.partition(":")[0].lower().split(".")[:2])
+    service = service_of(authority)
     called = [pool.key for pool in pools if service == f"{pool.picker_service}.{pool.namespace}"]
     if len(called) == 1:
         return ok(

@@ -56,3 +56,9 @@ class PoolSpec:
     def key(self) -> str:
         """`namespace/name`."""
         return f"{self.namespace}/{self.name}"
+
+
+def service_of(authority: str) -> str:
+    """`name.namespace` of the Service that a gateway's call names: `picker.default.svc.cluster.local:9002`,
+    or the name that Istio gives its clusters, `outbound|9002||picker.default.svc.cluster.local`."""
+    return ".".join(authority.rpartition("|")[2].partition(":")[0].lower().split(".")[:2])

@@ -84,8 +84,8 @@ class Route(Struct, frozen=True, gc=False):
     """The director's yes: what the door tells Envoy."""
 
     destination: str
-    """`ip:port`, or a comma list in rank order. Empty: none is named, by a door that only tells more about the
-    request; the route is looked for anew all the same."""
+    """`ip:port`, or a comma list in rank order. Empty: none is named, by a door that only tells more about
+    the request; the route is looked for anew all the same."""
     set_headers: Sequence[tuple[str, str]] = ()
     """Request headers to set besides the destination."""
     remove_headers: Sequence[str] = ()
