@@ -6,6 +6,8 @@ from importlib import import_module
 
 import click
 
+from epp.config.problems import choices, nearest
+
 COMMANDS = {
     "serve": "epp.cli.serve:serve",
     "route-by-model": "epp.cli.route_by_model:route_by_model",
@@ -33,6 +35,15 @@ class LazyGroup(click.Group):
         command = getattr(import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            close = nearest(name, COMMANDS) or f"; there are {choices(COMMANDS)}"
+            ctx.fail(f"no command is named '{name}'{close}")
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
