@@ -31,6 +31,7 @@ class Telling:
         self._urgent = False
         self._crowded: set[str] = set()
         """Pools that have more endpoints than are told."""
+        self._empty: set[str] = set()
         self.open = False
         """Whether what there is to tell is whole; until then it waits."""
 
@@ -48,6 +49,7 @@ class Telling:
     def gone(self, pool: str) -> None:
         self._due.discard(pool)
         self._crowded.discard(pool)
+        self._empty.discard(pool)
 
     def now(self, pools: Iterable[str] = ()) -> None:
         """All that is due, and these."""
@@ -69,4 +71,10 @@ class Telling:
         elif pool not in self._crowded:
             self._crowded.add(pool)
             log.error("pool %s has %d endpoints: only %d are used", pool, len(endpoints), MAX_ENDPOINTS)
+        if not endpoints and pool not in self._empty:
+            self._empty.add(pool)
+            log.warning("pool %s has no endpoint: no pod that its selector matches is ready", pool)
+        elif endpoints and pool in self._empty:
+            self._empty.discard(pool)
+            log.info("pool %s has endpoints: %d", pool, len(endpoints))
         self._tell(pool, endpoints[:MAX_ENDPOINTS])

@@ -511,6 +511,24 @@ async def test_endpoints_of_a_pool_have_a_limit(caplog: pytest.LogCaptureFixture
         assert f"only {MAX_ENDPOINTS} are used" in caplog.text
 
 
+async def test_an_empty_pool_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "epp.kube")
+    api = FakeCluster()
+    api.put(POOLS, objects.pool())
+    api.put(PODS, objects.pod("a"))
+    async with following(CHAT, api) as scene:
+        assert "endpoint" not in caplog.text
+        for _ in range(2):  # the second change of a pool that is empty is no news
+            api.put(PODS, objects.pod("a", ready=False))
+            api.put(POOLS, objects.pool(ports=(8001,)))
+            await turns()
+        assert scene.chat.names == []
+        assert caplog.text.count("pool prod/chat has no endpoint") == 1
+        api.put(PODS, objects.pod("a"))
+        await turns()
+        assert "pool prod/chat has endpoints: 1" in caplog.text
+
+
 class PickyWorld(NotingWorld):
     """Cannot serve every pool."""
 
