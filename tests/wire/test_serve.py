@@ -40,7 +40,8 @@ CHAT = {":method": "POST", ":path": "/v1/chat/completions", "x-request-id": "r1"
 
 def endpoints_file(folder: Path, *addresses: str) -> Path:
     path = folder / "endpoints.yaml"
-    entries = [{"name": f"e{i}", "address": a, "port": 8000} for i, a in enumerate(addresses)]
+    # Nobody listens on the port of the discard service.
+    entries = [{"name": f"e{i}", "address": a, "port": 9} for i, a in enumerate(addresses)]
     path.write_text(json.dumps({"endpoints": entries}))
     return path
 
@@ -174,9 +175,9 @@ async def test_a_request_is_routed_and_can_be_asked_about(tmp_path: Path) -> Non
         await call.write(gw.request_body(BODY, end=True))
         routed = await call.read()
         chosen = gw.set_headers(routed)["x-gateway-destination-endpoint"]
-        assert chosen in ("127.0.0.1:8000", "127.0.0.2:8000")
+        assert chosen in ("127.0.0.1:9", "127.0.0.2:9")
         scores = routed.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint-scores"]
-        assert set(scores.keys()) == {"127.0.0.1:8000", "127.0.0.2:8000"}
+        assert set(scores.keys()) == {"127.0.0.1:9", "127.0.0.2:9"}
         base = f"http://127.0.0.1:{app.web.port}"
         async with aiohttp.ClientSession() as session:
             async with session.get(f"{base}/debug/decisions/r1") as page:
@@ -247,7 +248,7 @@ async def test_several_endpoints_are_a_list_in_header_and_metadata(tmp_path: Pat
         named = gw.set_headers(routed)["x-gateway-destination-endpoint"]
         assert routed.dynamic_metadata["envoy.lb"]["x-gateway-destination-endpoint"] == named
         first, second = named.split(",")
-        assert {first, second} == {"127.0.0.1:8000", "127.0.0.2:8000"}
+        assert {first, second} == {"127.0.0.1:9", "127.0.0.2:9"}
         await call.read()
         slots = [
             endpoint.slot for endpoint in map(app.pool.known.store.by_authority, (first, second)) if endpoint
