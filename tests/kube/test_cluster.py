@@ -201,6 +201,7 @@ async def test_pools_of_both_groups(apiserver: ApiServer, namespace: str) -> Non
         await scene.has("a-rank-0")
     async with following(apiserver, namespace, ManyPools(namespace)) as scene:
         await scene.has("a-rank-0", "a-rank-1")
+        await until(lambda: f"{namespace}/old" in scene.world.views, "the old pool has come")
         old = scene.world.views[f"{namespace}/old"]
         await until(lambda: old.names == ["a-rank-0"], "the old pool is served too")
         assert scene.world.specs[f"{namespace}/old"].picker_port == 9002
