@@ -102,7 +102,10 @@ class Clustered:
             return ("the cluster is not followed yet",)
         said = list(self._cluster.missing())
         if self._lease is not None and not self._lease.is_leader:
-            said.append(f"another replica leads: {self._lease.holder or 'nobody yet'}")
+            if self._lease.trouble:
+                said.append(f"this replica does not lead: {self._lease.trouble}")
+            else:
+                said.append(f"another replica leads: {self._lease.holder or 'nobody yet'}")
         return said
 
     def trouble(self) -> Sequence[str]:

@@ -23,6 +23,7 @@ from epp.extproc.actions import Action, Close, Cut, Fail, StreamedReply
 from epp.extproc.codec import decode, encode
 from epp.extproc.exchange import Exchange
 from epp.extproc.messages import Budget
+from epp.extproc.sparing import SparingLog
 from epp.extproc.transport import Limits, StreamSink, Tls
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
@@ -88,6 +89,7 @@ class GrpcioTransport:
         self._servicers = servicers
         self._max_send_bytes = max_send_bytes
         self._clock = clock
+        self._refusals = SparingLog(log, clock)
         self._streams: set[_Stream] = set()
         self._opened = 0
         self._cut_off_at = inf
@@ -351,7 +353,7 @@ class GrpcioTransport:
 
     async def _abort(self, context: Context, message: str, kind: str = "order") -> NoReturn:
         self._sink.protocol_violation(kind)
-        log.warning("ext_proc stream refused: %s", message)
+        self._refusals.say(logging.WARNING, f"ext_proc stream refused: {message}")
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, message)
 
     async def _time_out(self, context: Context, exchange: Exchange) -> None:

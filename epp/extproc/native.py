@@ -21,6 +21,7 @@ from epp.domain.errors import Answer, Reason, Refused, answer_of
 from epp.domain.request import AnswerView, Api, Body, Scanned, Usage
 from epp.domain.views import AnswerHead, Call, Clock, Door, Ending, Report, Route, Verdict
 from epp.extproc.head import request_head
+from epp.extproc.sparing import SparingLog
 from epp.extproc.transport import Limits, StreamSink, Tls
 from epp.telemetry.buckets import HANDOFF_S, ITL_S, STREAM_S
 
@@ -105,6 +106,7 @@ class NativeTransport:
             scan=[(suffix, api.value) for suffix, api in (scan or {}).items()],
             fixed=fixed,
         )
+        self._told = SparingLog(log, clock)
         self._handlers: dict[str, Callable[..., None]] = {
             "headers": self._headers,
             "decide": self._decide,
@@ -342,7 +344,7 @@ class NativeTransport:
             self._server.health(stream, serving)
 
     def _log(self, stream: int, warning: bool, text: str) -> None:
-        log.log(logging.WARNING if warning else logging.INFO, "%s", text)
+        self._told.say(logging.WARNING if warning else logging.INFO, text)
 
     def _thread_over(self, stream: int, asked: bool) -> None:
         if not asked:

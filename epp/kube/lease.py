@@ -23,6 +23,10 @@ from epp.kube.resource import Resource
 
 LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 _NAME_CHARS = 253
+_RIGHTS = (
+    'a Role for this account needs {apiGroups: ["coordination.k8s.io"], resources: ["leases"], '
+    'verbs: ["get", "create", "update"]}'
+)
 log = logging.getLogger("epp.kube")
 
 
@@ -116,6 +120,8 @@ class Lease:
             self._ours = None
             if error.status != 409:  # with 409 someone else was faster
                 trouble = f"{self._path}: {error}"
+                if error.status == 403:
+                    trouble += f"; {_RIGHTS}"
         except TimeoutError:
             self._ours = None
             trouble = f"{self._path}: no answer in {self._terms.renew_s / 2:g} s"
