@@ -186,7 +186,8 @@ def _commands() -> list[tuple[str, list[str]]]:
         ):
             words = shlex.split(line, comments=True)
             at = words.index("deploy/helm/inference-epp")
-            found.append((page.name, [word for word in words[at + 1 :] if word != "--reuse-values"]))
+            # Of an installation that is there; the rest is what a new one takes too.
+            found.append((page.name, [word for word in words[at + 1 :] if not word.endswith("reuse-values")]))
     return found
 
 
