@@ -1,4 +1,5 @@
-//! gRPC health on the ext_proc port: every service name gets the same answer, which Python gives.
+//! gRPC health on the ext_proc port. Python says whether we are ready, which is the answer for every service name
+//! but `liveness`: that is served as long as Python says anything.
 
 use std::rc::Rc;
 
@@ -13,6 +14,9 @@ use crate::status::{UNAVAILABLE, UNIMPLEMENTED, response_head, trailers};
 
 const SERVING: u8 = 1;
 const NOT_SERVING: u8 = 2;
+const LIVENESS: &str = "liveness";
+/// Of a request that is looked at; names are short.
+const REQUEST_BYTES: usize = 1024;
 /// What `List` names; charts and gateways probe these.
 const NAMES: [&str; 5] =
     ["", "liveness", "readiness", "inference-extension", "envoy.service.ext_proc.v3.ExternalProcessor"];
@@ -35,13 +39,13 @@ pub fn call(path: &str) -> Option<Call> {
 }
 
 pub async fn answer(core: Rc<Core>, call: Call, request: RecvStream, mut respond: SendResponse<Bytes>) {
-    drop(request); // whatever it asks for
     let Ok(mut send) = respond.send_response(response_head(), false) else { return };
     if let Call::Watch = call {
         // Probes poll.
         let _ = send.send_trailers(trailers(UNIMPLEMENTED, "Watch is not supported"));
         return;
     }
+    let live = matches!(call, Call::Check) && asks_for(request, LIVENESS).await;
     let (sender, told) = oneshot::channel();
     let id = core.new_id();
     core.health.borrow_mut().insert(id, sender);
@@ -50,11 +54,25 @@ pub async fn answer(core: Rc<Core>, call: Call, request: RecvStream, mut respond
         let _ = send.send_trailers(trailers(UNAVAILABLE, "shutting down"));
         return;
     };
-    let status = if serving { SERVING } else { NOT_SERVING };
+    let status = if serving || live { SERVING } else { NOT_SERVING };
     let sent = send.send_data(message(call, status), false);
     if sent.is_ok() {
         let _ = send.send_trailers(trailers(0, ""));
     }
+}
+
+/// Whether HealthCheckRequest.service (1: string) is this name; of a request that is none it is not.
+async fn asks_for(mut request: RecvStream, name: &str) -> bool {
+    let mut read = Vec::new();
+    while let Some(Ok(piece)) = request.data().await {
+        let _ = request.flow_control().release_capacity(piece.len());
+        if read.len() + piece.len() > REQUEST_BYTES {
+            return false;
+        }
+        read.extend_from_slice(&piece);
+    }
+    let head = [0, 0, 0, 0, name.len() as u8 + 2, 0x0A, name.len() as u8];
+    read.strip_prefix(&head[..]) == Some(name.as_bytes())
 }
 
 fn message(call: Call, status: u8) -> Bytes {
@@ -66,8 +84,8 @@ fn message(call: Call, status: u8) -> Bytes {
             let entry = 2 + name.len() + 2 + check.len();
             body.extend([0x0A, entry as u8, 0x0A, name.len() as u8]);
             body.extend(name.as_bytes());
-            body.extend([0x12, check.len() as u8]);
-            body.extend(check);
+            body.extend([0x12, check.len() as u8, 0x08]);
+            body.push(if name == LIVENESS { SERVING } else { status });
         }
     } else {
         body.extend(check);
