@@ -39,16 +39,18 @@ async def test_the_ext_proc_port_can_tell_the_same(kind: str) -> None:
     health = Health(lambda: ready[0])
     more = {"servicers": (health.register,)} if kind == "grpcio" else {"ready": health.ready}
     serving_status = health_pb2.HealthCheckResponse.SERVING
-    async with serving(kind, FakeDoor(), **more) as (served, _):
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            for state in (False, True):
-                ready[0] = state
-                for name in ("", "readiness", "inference-extension", "livenesss", "x" * 5000):
-                    answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
-                    assert (answer.status == serving_status) is state
-                answer = await stub.Check(health_pb2.HealthCheckRequest(service="liveness"))
-                assert answer.status == serving_status
-            ready[0] = False
-            listed = (await stub.List(health_pb2.HealthListRequest())).statuses
-            assert {name for name, one in listed.items() if one.status == serving_status} == {"liveness"}
+    async with (
+        serving(kind, FakeDoor(), **more) as (served, _),
+        grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel,
+    ):
+        stub = health_pb2_grpc.HealthStub(channel)
+        for state in (False, True):
+            ready[0] = state
+            for name in ("", "readiness", "inference-extension", "livenesss", "x" * 5000):
+                answer = await stub.Check(health_pb2.HealthCheckRequest(service=name))
+                assert (answer.status == serving_status) is state
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service="liveness"))
+            assert answer.status == serving_status
+        ready[0] = False
+        listed = (await stub.List(health_pb2.HealthListRequest())).statuses
+        assert {name for name, one in listed.items() if one.status == serving_status} == {"liveness"}
