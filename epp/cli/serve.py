@@ -116,7 +116,8 @@ def _kube(flags: dict[str, Any], discovered: bool) -> Any:
     many = flags["all_pools"] or bool(flags["pool_selector"])
     selected = bool(flags["endpoint_selector"])
     in_cluster = bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
-    credentials = bool(flags["kubeconfig"] or os.environ.get("KUBECONFIG")) or in_cluster
+    at_home = (Path.home() / ".kube" / "config").is_file()
+    credentials = bool(flags["kubeconfig"] or os.environ.get("KUBECONFIG")) or in_cluster or at_home
     asked = [
         name
         for name, given in (

@@ -96,6 +96,14 @@ class Credentials:
         found = [path for path in paths if path.is_file()]
         if not found:
             raise KubeConfigError(f"no kubeconfig file at {self._paths}")
+        for path in found:
+            try:
+                told = yaml.safe_load(path.read_text())
+            except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+                raise KubeConfigError(f"kubeconfig {path}: {error}") from error
+            if told is not None and not isinstance(told, dict):
+                words = "it is not a mapping with clusters, users and contexts"
+                raise KubeConfigError(f"{path} is no kubeconfig: {words}")
         return found
 
 

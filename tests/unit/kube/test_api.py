@@ -216,7 +216,8 @@ async def test_where_the_cluster_is_named(server: FakeKubeApi, tmp_path: Path) -
     [
         (None, "no kubeconfig file at "),
         ("a: [", "while parsing"),
-        ("[]", "kubeconfig "),
+        ("[]", "is no kubeconfig"),
+        ("127.0.0.1 localhost", "is no kubeconfig"),
         ("clusters: []\ncontexts: []\nusers: []\ncurrent-context: x\n", "context"),
     ],
 )
