@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
-from epp.config.objects import Document, Kind, PoolRef, Spec, read_files, read_object
+from epp.config.objects import Document, Kind, Spec, read_files
 from epp.config.problems import Path, Report
 from epp.config.rewrites import REWRITE
 from epp.datalayer.objectives import ObjectivesError, ObjectivesRead
@@ -29,12 +29,6 @@ def _build(document: _Document, at: Path, report: Report) -> Objective:
 
 
 OBJECTIVE = Kind("InferenceObjective", "objective", _Document, _build)
-
-
-def read_objective(value: Any, source: str) -> tuple[Objective, PoolRef]:
-    """One object as the API gives it; `source` is what complaints call it. Raises ConfigError."""
-    found = read_object(OBJECTIVE, value, source)
-    return found.item, found.pool
 
 
 def read_objectives(files: Iterable[tuple[str, bytes]], pool: str = "") -> ObjectivesRead:

@@ -58,8 +58,6 @@ class Store:
         self._health_version = -1
         self._available: Bools = np.zeros(0, dtype=np.bool_)
         self._stale_after_s = MIN_STALE_AFTER_S
-        self.pool_version = 0
-        """Grows when endpoints come, go or change."""
         self.on_change: Callable[[], None] | None = None
         """Called when the next snapshot will be another."""
         self.on_pool_change: list[Callable[[], None]] = []
@@ -163,7 +161,6 @@ class Store:
         self._health_version = -1
         if self._health is not None:
             self._health.resize(len(self._rows))
-        self.pool_version += 1
         self._mark(now)
         for told in tuple(self.on_pool_change):
             told()
