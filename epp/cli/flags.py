@@ -145,7 +145,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--grpc-health-port",), PORT, 9003, "gRPC health port, plain text"),
     Flag(("--metrics-port",), PORT, 9090, "port of /metrics, /healthz, /readyz and /debug"),
     Flag(("--models-port",), click.IntRange(0, 65535), None, "port of GET /v1/models over all pools; open to all who reach it"),
-    Flag(("--bind-address",), str, "[::]", "address of the three listeners; 127.0.0.1 for loopback only"),
+    Flag(("--bind-address",), str, "[::]", "address of all listeners; 127.0.0.1 for loopback only"),
     Flag(("--health-checking",), BOOL, False, "serve gRPC health on the ext_proc port too"),
     Flag(("--grpc-reflection",), BOOL, False, "serve gRPC reflection on the ext_proc port"),
     Flag(("--drain-timeout",), DURATION, 30.0, "time for open requests after SIGTERM"),

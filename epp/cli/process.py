@@ -75,6 +75,13 @@ def idle_certificates(flags: dict[str, Any]) -> list[str]:
     return said
 
 
+def idle_token(flags: dict[str, Any]) -> list[str]:
+    """The flag of the metrics token, where nobody is asked for one."""
+    if flags["metrics_token_file"] and not flags["metrics_endpoint_auth"]:
+        return ["--metrics-token-file has no effect: --metrics-endpoint-auth is false"]
+    return []
+
+
 def raise_file_limit() -> None:
     """As many open files as we may have: every endpoint and every gateway's connection is one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -13,6 +13,7 @@ from epp.cli.flags import BOOL, FLAGS, Flag, option
 from epp.cli.process import (
     bind_address,
     idle_certificates,
+    idle_token,
     log_options,
     path_of,
     run,
@@ -33,7 +34,10 @@ _OWN: Final = (
         ("--base-models-file",), click.Path(), "",
         "base models with their adapters, watched; instead of ConfigMaps",
     ),
-    Flag(("--kubeconfig",), click.Path(), "", "cluster whose ConfigMaps name base models; in a pod its own"),
+    Flag(
+        ("--kubeconfig",), click.Path(), "",
+        "cluster whose ConfigMaps name base models, and that says who may read the metrics; in a pod its own",
+    ),
     Flag(("--streaming",), BOOL, None, "accepted; the body mode is what the gateway says it is"),
 )  # fmt: skip
 _STREAMING: Final = (
@@ -110,7 +114,9 @@ def _idle(flags: dict[str, Any]) -> list[str]:
     said = []
     if flags["streaming"] is not None:
         said.append(_STREAMING)
-    said += idle_certificates(flags)
-    if flags["kubeconfig"] and flags["base_models_file"]:
+    said += [*idle_certificates(flags), *idle_token(flags)]
+    # The cluster is also asked who may read the metrics.
+    reviews = flags["metrics_endpoint_auth"] and not flags["metrics_token_file"]
+    if flags["kubeconfig"] and flags["base_models_file"] and not reviews:
         said.append("--kubeconfig has no effect: base models come from --base-models-file")
     return said

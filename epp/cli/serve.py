@@ -13,6 +13,7 @@ from epp.cli.flags import add_flags, notices, pool_name
 from epp.cli.process import (
     bind_address,
     idle_certificates,
+    idle_token,
     log_options,
     path_of,
     run,
@@ -104,7 +105,7 @@ def _options(flags: dict[str, Any], discovered: bool) -> Any:
         subset_filter=not flags["disable_endpoint_subset_filter"],
         emit_scores=flags["emit_endpoint_scores"],
         tracing=flags["tracing"],
-        notices=(*notices(sys.argv[1:]), *_idle(flags), *_alone(flags, kube)),
+        notices=(*notices(sys.argv[1:]), *_idle(flags), *_alone(kube)),
     )
 
 
@@ -130,6 +131,12 @@ def _kube(flags: dict[str, Any], discovered: bool) -> Any:
         )
         if given
     ]
+    for flag in ("all_namespaces", "pool_config_dir", "trust_pool_header"):
+        if flags[flag] and not many:
+            name = "--" + flag.replace("_", "-")
+            raise click.UsageError(f"{name} goes with --all-pools or --pool-selector")
+    if flags["endpoint_target_ports"] and (many or not selected):
+        raise click.UsageError("--endpoint-target-ports goes with --endpoint-selector; a pool has its own")
     if flags["endpoints_file"] or discovered:
         if asked:
             raise click.UsageError(
@@ -149,12 +156,6 @@ def _kube(flags: dict[str, Any], discovered: bool) -> Any:
         raise click.UsageError("--pool-name is required: which InferencePool is to be served?")
     if selected and not many and not flags["endpoint_target_ports"]:
         raise click.UsageError("--endpoint-selector needs --endpoint-target-ports, like 8000")
-    if flags["endpoint_target_ports"] and (many or not selected):
-        raise click.UsageError("--endpoint-target-ports goes with --endpoint-selector; a pool has its own")
-    for flag in ("all_namespaces", "pool_config_dir", "trust_pool_header"):
-        if flags[flag] and not many:
-            name = "--" + flag.replace("_", "-")
-            raise click.UsageError(f"{name} goes with --all-pools or --pool-selector")
     if flags["all_namespaces"] and flags["pool_namespace"]:
         raise click.UsageError("--all-namespaces and --pool-namespace exclude each other")
     if flags["pool_group"] not in POOL_GROUPS:
@@ -176,7 +177,7 @@ def _kube(flags: dict[str, Any], discovered: bool) -> Any:
 
 def _idle(flags: dict[str, Any]) -> list[str]:
     """Flags that another flag leaves without work."""
-    said = idle_certificates(flags)
+    said = [*idle_certificates(flags), *idle_token(flags)]
     if transport_of(flags) == "native" and flags["grpc_max_send_msg_size"] not in (0, -1):
         said.append("--grpc-max-send-msg-size has no effect: the native transport's messages are short")
     interval_s = flags["refresh_metrics_interval"]
@@ -185,7 +186,7 @@ def _idle(flags: dict[str, Any]) -> list[str]:
     return said
 
 
-def _alone(flags: dict[str, Any], kube: Any) -> list[str]:
+def _alone(kube: Any) -> list[str]:
     """Flags of a cluster that were given without one."""
     if kube is not None:
         return []

@@ -328,6 +328,8 @@ def epp(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["--all-pools", "--pool-selector", "a=b"], "exclude each other"),
         (["--all-pools", "--pool-name", "a"], "give one of them"),
         (["--kubeconfig", "k", "--pool-name", "a", "--all-namespaces"], "goes with --all-pools"),
+        (["--endpoints-file", "e", "--trust-pool-header"], "goes with --all-pools"),
+        (["--endpoints-file", "e", "--endpoint-target-ports", "80"], "goes with --endpoint-selector"),
         (["--kubeconfig", "k", "--pool-name", "a", "--pool-group", "x"], "--pool-group is one of"),
         (["--all-pools", "--endpoints-file", "e"], "--all-pools is for endpoints in a cluster"),
         (["--kv-cache-usage-percentage-metric=x"], "engineConfigs"),

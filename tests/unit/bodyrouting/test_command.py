@@ -45,11 +45,16 @@ def test_flags_as_a_chart_gives_them(tmp_path: Path) -> None:
 def test_flags_that_have_nothing_to_do_are_named() -> None:
     given = parsed(
         "--streaming=false", "--cert-path=x", "--secure-serving=false", "--enable-cert-reload",
-        "--kubeconfig=k", "--base-models-file=b",
+        "--kubeconfig=k", "--base-models-file=b", "--metrics-token-file=t", "--metrics-endpoint-auth=false",
     )  # fmt: skip
     assert [line.partition(" has")[0] for line in _idle(given)] == [
-        "--streaming", "--cert-path", "--enable-cert-reload", "--kubeconfig",
+        "--streaming", "--cert-path", "--enable-cert-reload", "--metrics-token-file", "--kubeconfig",
     ]  # fmt: skip
+
+
+def test_a_cluster_that_says_who_may_read_the_metrics_is_not_named_idle() -> None:
+    assert _idle(parsed("--kubeconfig=k", "--base-models-file=b")) == []
+    assert len(_idle(parsed("--kubeconfig=k", "--base-models-file=b", "--metrics-token-file=t"))) == 1
 
 
 @pytest.mark.parametrize(
