@@ -57,8 +57,10 @@ def copies() -> Iterator[tuple[Path, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--helm", default=shutil.which("helm") or "helm")
+    parser.add_argument("--helm", default=shutil.which("helm"))
     helm = parser.parse_args().helm
+    if not helm:
+        parser.error("helm was not found: name it with --helm; `make kube` builds ~/.cache/epp/kube/bin/helm")
     for path, text in copies():
         path.write_text(text)
     for path, text in rendered(helm):

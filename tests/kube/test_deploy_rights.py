@@ -153,6 +153,14 @@ def test_the_body_based_router_reads_config_maps_alone(apiserver: ApiServer, tmp
     _check(account, "default", set())
 
 
+def test_whoever_grants_rights_himself_gets_none_from_the_chart(kube_parts: Parts, tmp_path: Path) -> None:
+    everything = {"leaderElection": True, "routeByModel": {"enabled": True}, "replicas": 2}
+    values = _values(tmp_path, {"pool": VLLM, **everything, "rbac": {"create": False}})
+    objects = _objects(render.template(kube_parts.helm, values))
+    assert not [thing for thing in objects if thing["apiVersion"].startswith("rbac.")]
+    assert {"ServiceAccount", "Deployment"} <= {thing["kind"] for thing in objects}
+
+
 def test_standalone_has_no_account_at_all(kube_parts: Parts) -> None:
     objects = _objects(render.template(kube_parts.helm, render.CHART / "ci/standalone.yaml"))
     assert not [thing for thing in objects if thing["apiVersion"].startswith("rbac.")]
