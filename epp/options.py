@@ -13,7 +13,7 @@ class KubeOptions:
     """Where pools and endpoints are found in a cluster."""
 
     kubeconfig: Path | None = None
-    """None: KUBECONFIG, else the pod's service account."""
+    """None: KUBECONFIG, the pod's service account, or ~/.kube/config."""
     namespace: str = ""
     """Empty for that of the credentials."""
     all_namespaces: bool = False

@@ -138,7 +138,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--all-namespaces",), BOOL, False, "with --all-pools or --pool-selector: of every namespace"),
     Flag(("--pool-config-dir",), click.Path(), "", "with many pools: folder with <namespace>.<pool>.yaml for those with a configuration of their own"),
     Flag(("--trust-pool-header",), BOOL, False, "take the pool from the request header x-gateway-inference-pool; only where clients cannot set it"),
-    Flag(("--kubeconfig",), click.Path(), "", "credentials for the cluster; else KUBECONFIG, else the pod's service account"),
+    Flag(("--kubeconfig",), click.Path(), "", "credentials for the cluster; else KUBECONFIG, the pod's service account, or ~/.kube/config"),
     Flag(("--ha-enable-leader-election",), BOOL, False, "only the replica that holds the Lease is ready"),
     Flag(("--transport",), click.Choice(["auto", "native", "grpcio"]), "auto", "what serves ext_proc; auto: native where it is installed"),
     Flag(("--grpc-port",), PORT, 9002, "ext_proc port"),
