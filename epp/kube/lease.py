@@ -156,24 +156,35 @@ class Lease:
 
     async def _release(self) -> None:
         """So that others need not wait for its end."""
-        raw = self._ours
         try:
             async with asyncio.timeout(self._terms.renew_s / 2):
-                if raw is None:
-                    raw = await self._read()
-                if raw is None or _record(raw).holder != self._election.identity:
-                    return
-                now = _now()
-                spec = {
-                    **raw["spec"],
-                    "holderIdentity": "",
-                    "leaseDurationSeconds": 1,
-                    "acquireTime": now,
-                    "renewTime": now,
-                }
-                await self._api.put(self._path, body={**raw, "spec": spec})
+                while not await self._emptied():
+                    pass
         except (KubeError, TimeoutError) as error:
             log.warning("the lease could not be given back, others wait for its end: %s", error)
+
+    async def _emptied(self) -> bool:
+        """False where our last renewal, broken off on our side, arrived after all: to be read again."""
+        raw, self._ours = self._ours, None
+        if raw is None:
+            raw = await self._read()
+        if raw is None or _record(raw).holder != self._election.identity:
+            return True
+        now = _now()
+        spec = {
+            **raw["spec"],
+            "holderIdentity": "",
+            "leaseDurationSeconds": 1,
+            "acquireTime": now,
+            "renewTime": now,
+        }
+        try:
+            await self._api.put(self._path, body={**raw, "spec": spec})
+        except KubeError as error:
+            if error.status == 409:
+                return False
+            raise
+        return True
 
     def _body(self, raw: Mapping[str, Any] | None, before: Record) -> dict[str, Any]:
         now, ours = _now(), before.holder == self._election.identity
