@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
-from epp.config.objects import Block, Document, Kind, PoolRef, Spec, read_object
+from epp.config.objects import Block, Document, Kind, Spec
 from epp.config.problems import Path, Report, nearest
 from epp.domain.rewrite import Rewrite, RewriteRule, RewriteTarget
 
@@ -53,12 +53,6 @@ class _Spec(Spec, frozen=True):
 
 class _Document(Document, kw_only=True, frozen=True):
     spec: _Spec
-
-
-def read_rewrite(value: Any, source: str) -> tuple[Rewrite, PoolRef]:
-    """One object as the API gives it; `source` is what complaints call it. Raises ConfigError."""
-    found = read_object(REWRITE, value, source)
-    return found.item, found.pool
 
 
 def _build(document: _Document, at: Path, report: Report) -> Rewrite:

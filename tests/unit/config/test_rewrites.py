@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from epp.config.objectives import read_objectives
+from epp.config.objects import read_object
 from epp.config.problems import ConfigError
-from epp.config.rewrites import HASH_HEADER, read_rewrite
+from epp.config.rewrites import HASH_HEADER, REWRITE
 from epp.datalayer.objectives import ObjectivesError
 from epp.domain.rewrite import Rewrite, RewriteRule, RewriteTarget
 
@@ -62,11 +63,12 @@ status: {{conditions: []}}
 
 
 def test_one_object_as_the_api_gives_it() -> None:
-    found, pool = read_rewrite(yaml.safe_load(rewrite()), "prod/a")
-    assert found == Rewrite("a", (RewriteRule(("m",), (RewriteTarget("t", 1),)),))
+    found = read_object(REWRITE, yaml.safe_load(rewrite()), "prod/a")
+    pool = found.pool
+    assert found.item == Rewrite("a", (RewriteRule(("m",), (RewriteTarget("t", 1),)),))
     assert (pool.name, pool.kind, pool.group) == ("p", "InferencePool", "")
     with pytest.raises(ConfigError) as caught:
-        read_rewrite(yaml.safe_load(rewrite(rules="[{targets: []}]")), "prod/a")
+        read_object(REWRITE, yaml.safe_load(rewrite(rules="[{targets: []}]")), "prod/a")
     assert str(caught.value) == "prod/a: spec.rules[0].targets: needs at least 1 item(s), has 0"
 
 
@@ -207,4 +209,6 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 @given(st.dictionaries(st.sampled_from(["metadata", "spec", "status"]), VALUES))
 def test_no_object_is_a_surprise(fields: dict[str, Any]) -> None:
     with contextlib.suppress(ConfigError):
-        read_rewrite({"apiVersion": "llm-d.ai/v1alpha2", "kind": "InferenceModelRewrite", **fields}, "x")
+        read_object(
+            REWRITE, {"apiVersion": "llm-d.ai/v1alpha2", "kind": "InferenceModelRewrite", **fields}, "x"
+        )
