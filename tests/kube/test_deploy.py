@@ -171,6 +171,26 @@ def test_values_that_do_not_go_together_are_an_error(
     assert said in caught.value.stderr
 
 
+@pytest.mark.parametrize(
+    ("values", "budgets"),
+    [
+        ({}, ["epp", "epp-model-header"]),
+        ({"leaderElection": True}, ["epp-model-header"]),
+        ({"replicas": 1}, ["epp-model-header"]),
+        ({"routeByModel": {"enabled": True, "replicas": 1}}, ["epp"]),
+        ({"podDisruptionBudget": {"enabled": False}}, []),
+    ],
+    ids=str,
+)
+def test_budgets_are_for_what_has_replicas(
+    kube_parts: Parts, tmp_path: Path, values: Object, budgets: list[str]
+) -> None:
+    two = {"pool": VLLM, "replicas": 2, "routeByModel": {"enabled": True}}
+    objects = _chart(kube_parts, _values(tmp_path, {**two, **values}))
+    names = [thing["metadata"]["name"] for thing in objects if thing["kind"] == "PodDisruptionBudget"]
+    assert sorted(names) == budgets
+
+
 def test_generated_files_are_what_the_chart_gives(kube_parts: Parts) -> None:
     for path, text in render.rendered(kube_parts.helm):
         assert path.read_text() == text, f"{path}: run python deploy/render.py"
