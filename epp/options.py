@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from epp.domain.pool import POOL_GROUP
 from epp.web.server import WebOptions
 
 
@@ -18,7 +19,7 @@ class KubeOptions:
     """Empty for that of the credentials."""
     all_namespaces: bool = False
     """Many pools only."""
-    pool_group: str = "inference.networking.k8s.io"
+    pool_group: str = POOL_GROUP
     endpoint_selector: str = ""
     """Pods by labels instead of an InferencePool; with many, labels that all of their pods have."""
     source: str = "pods"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
+from epp.domain.pool import MAX_TARGET_PORTS, POOL_GROUP
 from epp.domain.units import duration_s
 
 
@@ -97,7 +98,6 @@ class Ports(click.ParamType[tuple[int, ...]]):
         return tuple(ports)
 
 
-MAX_TARGET_PORTS = 8
 PORTS = Ports()
 BOOL, DURATION, SIZE, PORT = GoBool(), GoDuration(), ByteSize(), click.IntRange(0, 65535)
 
@@ -129,7 +129,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(("--allow-experimental-plugins",), BOOL, False, "accept plugins of level alpha"),
     Flag(("--pool-name",), str, "", "InferencePool to serve; without a cluster the pool's name in metrics"),
     Flag(("--pool-namespace",), str, "", "namespace of pools and pods; else the variable NAMESPACE, else that of the credentials"),
-    Flag(("--pool-group",), str, "inference.networking.k8s.io", "API group of the InferencePool; inference.networking.x-k8s.io is v1alpha2"),
+    Flag(("--pool-group",), str, POOL_GROUP, "API group of the InferencePool; inference.networking.x-k8s.io is v1alpha2"),
     Flag(("--endpoint-selector",), str, "", "pods by labels, without an InferencePool: needs --endpoint-target-ports; with many pools, labels that all their pods have"),
     Flag(("--endpoint-source",), click.Choice(["pods", "endpointslices"]), "pods", "what tells endpoints; endpointslices needs no right to pods, but knows no labels and annotations of them"),
     Flag(("--endpoint-target-ports",), PORTS, (), "1 to 8 ports of each such pod, as 8000,8001; each is an endpoint"),

@@ -13,6 +13,8 @@ POOL_GROUP = "inference.networking.k8s.io"
 LEGACY_POOL_GROUP = "inference.networking.x-k8s.io"
 """Of InferencePool v1alpha2."""
 POOL_GROUPS = (POOL_GROUP, LEGACY_POOL_GROUP)
+MAX_TARGET_PORTS = 8
+"""As the CRD has it."""
 PICKER_PORT = 9002
 """What v1alpha2 means where a pool names no port of its picker."""
 

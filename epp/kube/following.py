@@ -33,11 +33,13 @@ class PoolWorld(Protocol):
 
 
 class Watcher(Protocol):
-    """Who is told what a list has, and every change of it, by `namespace/name`."""
+    """Who is told what a list has, and every change of it, by `namespace/name`; on the event loop."""
 
-    def replaced(self, objects: Mapping[str, Mapping[str, Any]]) -> None: ...
+    def replaced(self, objects: Mapping[str, Mapping[str, Any]]) -> None:
+        """All there is, after a complete list. The mapping is the Watcher's to keep."""
 
-    def changed(self, key: str, object: Mapping[str, Any]) -> None: ...
+    def changed(self, key: str, object: Mapping[str, Any]) -> None:
+        """Added or modified."""
 
     def removed(self, key: str) -> None: ...
 

@@ -11,11 +11,12 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from epp.kube.api import SILENT, Kube, KubeError
+from epp.kube.following import Watcher
 from epp.kube.resource import Resource
 from epp.kube.watchstate import (
     RESYNC_S,
@@ -43,18 +44,6 @@ AT_ONCE = 32
 
 Object = Mapping[str, Any]
 Trim = Callable[[dict[str, Any]], Object]
-
-
-class Watcher(Protocol):
-    """Whoever wants to know; called on the event loop. Keys are "namespace/name"."""
-
-    def replaced(self, objects: Mapping[str, Object]) -> None:
-        """All there is, after a complete list. The mapping is the Watcher's to keep."""
-
-    def changed(self, key: str, object: Object) -> None:
-        """Added or modified."""
-
-    def removed(self, key: str) -> None: ...
 
 
 class Informer:

@@ -9,13 +9,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from epp.config.problems import Path, Report, choices, nearest
-from epp.domain.pool import LEGACY_POOL_GROUP, PICKER_PORT, POOL_GROUP, AppProtocol, FailureMode, PoolSpec
+from epp.domain.pool import (
+    LEGACY_POOL_GROUP,
+    MAX_TARGET_PORTS,
+    PICKER_PORT,
+    POOL_GROUP,
+    AppProtocol,
+    FailureMode,
+    PoolSpec,
+)
 from epp.kube import selectors
 from epp.kube.resource import Resource
 
 POOLS = Resource(POOL_GROUP, "v1", "inferencepools", "InferencePool")
 LEGACY_POOLS = Resource(LEGACY_POOL_GROUP, "v1alpha2", "inferencepools", "InferencePool")
-MAX_PORTS = 8
 MAX_SELECTOR_LABELS = 64
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -100,8 +107,8 @@ def _target_ports(value: Any, report: Report) -> tuple[int, ...]:
     if not isinstance(value, list) or not value:
         report.error(at, "expected 1 to 8 ports of the model servers, such as '- number: 8000'")
         return ()
-    if len(value) > MAX_PORTS:
-        report.error(at, f"has {len(value)} ports; at most {MAX_PORTS}")
+    if len(value) > MAX_TARGET_PORTS:
+        report.error(at, f"has {len(value)} ports; at most {MAX_TARGET_PORTS}")
         return ()
     ports: list[int] = []
     for i, item in enumerate(value):

@@ -7,8 +7,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from epp.config.problems import choices
-from epp.domain.pool import LEGACY_POOL_GROUP, POOL_GROUP, PoolSpec
-from epp.kube.pools import MAX_PORTS
+from epp.domain.pool import MAX_TARGET_PORTS, POOL_GROUP, POOL_GROUPS, PoolSpec
 from epp.kube.selectors import EVERYTHING, Selector
 
 
@@ -31,9 +30,8 @@ class OnePool:
 
     def __post_init__(self) -> None:
         """Raises ValueError."""
-        groups = (POOL_GROUP, LEGACY_POOL_GROUP)
-        if self.group not in groups:
-            raise ValueError(f"'{self.group}' has no InferencePool; it is {choices(groups)}")
+        if self.group not in POOL_GROUPS:
+            raise ValueError(f"'{self.group}' has no InferencePool; it is {choices(POOL_GROUPS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +48,8 @@ class PodsAlone:
     def __post_init__(self) -> None:
         """Raises ValueError."""
         ports = self.target_ports
-        if not 1 <= len(ports) <= MAX_PORTS or len(set(ports)) < len(ports):
-            raise ValueError(f"target ports {ports}: 1 to {MAX_PORTS} ports, each once")
+        if not 1 <= len(ports) <= MAX_TARGET_PORTS or len(set(ports)) < len(ports):
+            raise ValueError(f"target ports {ports}: 1 to {MAX_TARGET_PORTS} ports, each once")
         for port in ports:
             if not 1 <= port <= 65535:
                 raise ValueError(f"target port {port}: a port is a number from 1 to 65535")
